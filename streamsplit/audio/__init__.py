@@ -1,0 +1,1 @@
+"""Sound before any encoder: windows, files, log-mel features, made soundscapes."""

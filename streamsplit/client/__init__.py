@@ -1,0 +1,1 @@
+"""The device: sound in, windows embedded or sent, nothing lost."""

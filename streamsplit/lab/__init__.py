@@ -1,0 +1,1 @@
+"""Experiments: replays, demo, shaped links; everything that runs client and server together."""

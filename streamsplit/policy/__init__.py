@@ -1,0 +1,1 @@
+"""Where to split: what a device can observe, what that costs, and who decides."""

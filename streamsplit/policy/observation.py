@@ -1,0 +1,65 @@
+"""What a decision may look at: one type, live on a device, in a replay and in training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+AUDIO_SPLIT = -1
+"""The split that sends (compressed) audio: all work is the server's. Only where the configuration allows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The device and its link just before a window is processed. None: not known, or not measurable on this device.
+
+    Attributes:
+        cpu_percent: load of the whole machine, 0..100.
+        memory_percent: used memory, 0..100.
+        temperature_c: hottest processor sensor.
+        throttled: the processor has been slowed down for heat or under-voltage.
+        battery_percent: 0..100.
+        on_mains: charging or without a battery.
+        uplink_bps: estimate of the uplink's rate, bits per second.
+        rtt_ms: round-trip time without queueing.
+        backlog_windows: windows spooled and not yet acknowledged.
+        backlog_bytes: their payload bytes.
+        uncertainty: last known uncertainty of this stream's embedding.
+        level_dbfs: loudness of the window to decide on.
+        server_available: a stream to the server is up, and it serves this device's version.
+        last_split: the split in force.
+    """
+
+    cpu_percent: float
+    memory_percent: float
+    level_dbfs: float
+    server_available: bool
+    backlog_windows: int = 0
+    backlog_bytes: int = 0
+    temperature_c: float | None = None
+    throttled: bool = False
+    battery_percent: float | None = None
+    on_mains: bool | None = None
+    uplink_bps: float | None = None
+    rtt_ms: float | None = None
+    uncertainty: float | None = None
+    last_split: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the journal."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One thing a device could do with a window now.
+
+    Attributes:
+        split: -1 send audio, 0 send features, k cut after block k, L embed here.
+        codec: a `wire.codec.Codec` name.
+        payload_bytes: expected bytes on the wire.
+    """
+
+    split: int
+    codec: str
+    payload_bytes: float

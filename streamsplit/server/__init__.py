@@ -1,0 +1,1 @@
+"""The server: streams of many devices in, embeddings stored and given back."""

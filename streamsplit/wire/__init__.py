@@ -1,0 +1,1 @@
+"""Bytes between machines: codecs for tensors and audio, and the messages that carry them."""

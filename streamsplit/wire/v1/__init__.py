@@ -1,0 +1,1 @@
+"""Generated from proto/streamsplit/v1/streamsplit.proto by `make proto`; do not edit."""
