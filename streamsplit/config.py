@@ -1,0 +1,235 @@
+"""Settings of client and server: one frozen model each, read once from TOML, environment and command line, validated once.
+
+Later sources win: defaults, the TOML file, ``STREAMSPLIT_CLIENT_*`` / ``STREAMSPLIT_SERVER_*`` environment variables (nested with
+``__``), then what the command line says. A bad value ends in one `ConfigError` that names the key, the value and what is legal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from streamsplit.errors import ConfigError
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+
+
+def _check_name(value: str) -> str:
+    if not NAME_PATTERN.fullmatch(value):
+        raise ValueError("expected 1 to 64 characters of letters, digits, '.', '_' and '-'")
+    return value
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6]:port".
+
+    >>> split_address("[::1]:50051")
+    ('::1', 50051)
+    """
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise ConfigError(f"address {address!r}: expected HOST:PORT, for example 127.0.0.1:50051")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _check_address(value: str) -> str:
+    split_address(value)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+Address = Annotated[str, AfterValidator(_check_address)]
+
+
+def _default_device() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "device"
+
+
+def default_state_dir(component: str) -> Path:
+    """Where a component keeps what must survive a restart: $XDG_STATE_HOME/streamsplit/COMPONENT."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "streamsplit" / component
+
+
+class ClientTls(BaseModel):
+    """How a device trusts the server and proves itself.
+
+    Attributes:
+        ca: PEM of the authority that signed the server's certificate; None: the system's authorities.
+        certificate, key: PEM pair of this device, for mutual TLS.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class ServerTls(BaseModel):
+    """The server's PEM pair, and the authority of the devices' certificates for mutual TLS."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class _Settings(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_nested_delimiter="__")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
+
+
+class ClientSettings(_Settings):
+    """Everything a device is told.
+
+    Attributes:
+        device: this device's name; must match its credentials where it has any.
+        server: HOST:PORT; None: work alone and keep everything in the spool.
+        encoder, weights: registry name, and a weights file (None: shipped or cached; "untrained[:SEED]": random, in so many words).
+        decider: "heuristic", "greedy-profile" or "fixed:K".
+        codec: for activations; "int4" is right for `compact`.
+        embedding_codec: for embeddings made here.
+        features_codec: for features (split 0).
+        audio_codec: for audio, if `send_audio`.
+        microphone: index or part of a name; None: the default device.
+        send_audio: raw or compressed audio may leave this device.
+        profile: file written by ``streamsplit profile``, for greedy-profile.
+        state_dir: spool and journal live here.
+        spool_max_mb, journal_max_mb: bounds on disk.
+        threads: torch threads.
+        acknowledge_timeout_s: a window unanswered for so long means that the link is dead.
+        connect_timeout_s: to reach the server and be welcomed.
+        keepalive_s: pings on a quiet link; a dead one is found within keepalive_s + 10 s.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="STREAMSPLIT_CLIENT_", frozen=True, extra="forbid", env_nested_delimiter="__")
+    device: Name = Field(default_factory=_default_device)
+    server: Address | None = None
+    encoder: str = "compact"
+    weights: str | None = None
+    decider: str = "heuristic"
+    codec: Literal["fp32", "fp16", "int8", "int5", "int4", "int3"] = "int4"
+    embedding_codec: Literal["fp32", "fp16", "int8", "int4"] = "int8"
+    features_codec: Literal["fp32", "fp16", "int8", "int5", "int4", "int3"] = "int8"
+    audio_codec: Literal["pcm16", "flac", "opus"] = "opus"
+    microphone: str | int | None = None
+    send_audio: bool = False
+    profile: Path | None = None
+    state_dir: Path = Field(default_factory=lambda: default_state_dir("client"))
+    spool_max_mb: float = Field(256.0, gt=0)
+    journal_max_mb: float = Field(64.0, gt=0)
+    threads: int = Field(1, ge=1, le=64)
+    acknowledge_timeout_s: float = Field(15.0, gt=0)
+    connect_timeout_s: float = Field(10.0, gt=0)
+    keepalive_s: float = Field(20.0, ge=1)
+    tls: ClientTls | None = None
+    token_file: Path | None = None
+
+
+class ServerSettings(_Settings):
+    """Everything a server is told.
+
+    Attributes:
+        listen: HOST:PORT; port 0 takes a free one. Anything but loopback needs `tls` and (`tls.client_ca` or `devices`).
+        encoders: registry names to serve, each with the weights of the same place in `weights` (or its default).
+        weights: files or "untrained[:SEED]".
+        store: SQLite file of embeddings.
+        durability: "process" survives kill -9 (the operating system may hold the last commits back over a power cut);
+            "power" also survives a power cut, at one disk flush per batch.
+        compute: torch device of the tails.
+        max_devices: devices connected at once.
+        max_streams_per_device: connections of one device at once.
+        max_windows_per_second: per device, averaged over a few seconds.
+        max_message_kb: largest message accepted.
+        max_in_flight: unacknowledged windows per connection.
+        max_queue: windows waiting for compute over all devices; beyond it the server answers busy.
+        max_batch: windows per micro-batch.
+        threads: torch threads.
+        drain_s: grace on SIGTERM.
+        devices: JSON file of device tokens (``streamsplit keys token``).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="STREAMSPLIT_SERVER_", frozen=True, extra="forbid", env_nested_delimiter="__")
+    listen: Address = "127.0.0.1:50051"
+    encoders: tuple[str, ...] = ("compact",)
+    weights: tuple[str, ...] = ()
+    store: Path = Field(default_factory=lambda: default_state_dir("server") / "embeddings.db")
+    durability: Literal["process", "power"] = "process"
+    compute: str = "cpu"
+    max_devices: int = Field(256, ge=1)
+    max_streams_per_device: int = Field(4, ge=1)
+    max_windows_per_second: float = Field(1000.0, gt=0)
+    max_message_kb: int = Field(4096, ge=1)
+    max_in_flight: int = Field(64, ge=1)
+    max_queue: int = Field(4096, ge=1)
+    max_batch: int = Field(32, ge=1)
+    threads: int = Field(1, ge=1)
+    drain_s: float = Field(5.0, ge=0)
+    tls: ServerTls | None = None
+    devices: Path | None = None
+
+
+AnySettings = TypeVar("AnySettings", bound=_Settings)
+
+
+def load(kind: type[AnySettings], file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> AnySettings:
+    """Reads and checks the settings of one component.
+
+    Args:
+        kind: `ClientSettings` or `ServerSettings`.
+        file: TOML file, or None.
+        overrides: what the command line said; None values do not count.
+
+    Raises:
+        ConfigError: naming file, key, value and what is legal.
+    """
+    from_file = _read_toml(file) if file else {}
+    from_environment = _environment(kind)
+    said = {key: value for key, value in (overrides or {}).items() if value is not None}
+    try:
+        return kind(**{**from_file, **from_environment, **said})
+    except ValidationError as error:
+        raise ConfigError(f"{file or 'settings'}: {describe(error)}") from None
+
+
+def _environment(kind: type[AnySettings]) -> dict[str, Any]:
+    try:
+        return kind().model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise ConfigError(f"environment: {describe(error)}") from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """One line for all that is wrong: key, value, what was expected."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc'])} = {problem.get('input')!r}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors()
+    )

@@ -1,0 +1,231 @@
+"""The gRPC service: carries messages between sockets and sessions, and outcomes from the tail back to their session.
+
+This is the only place where errors of ours become gRPC status codes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+import grpc
+
+from streamsplit.config import ServerSettings
+from streamsplit.errors import RefusedError, RemoteProtocolError
+from streamsplit.server.security import TokenBucket
+from streamsplit.server.session import (
+    Close,
+    Code,
+    Command,
+    DrainRequested,
+    HalfClosed,
+    HelloOverdue,
+    Process,
+    Reply,
+    Session,
+    SessionLimits,
+    State,
+)
+from streamsplit.server.tail import Outcome, Tail
+from streamsplit.server.versions import ServedVersion
+from streamsplit.wire import messages
+from streamsplit.wire.v1 import streamsplit_pb2 as pb
+from streamsplit.wire.v1 import streamsplit_pb2_grpc as pb_grpc
+
+logger = logging.getLogger(__name__)
+
+HELLO_TIMEOUT_S = 10.0
+
+STATUS = {
+    Code.OK: grpc.StatusCode.OK,
+    Code.BAD_MESSAGE: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.INCOMPATIBLE: grpc.StatusCode.FAILED_PRECONDITION,
+    Code.WRONG_IDENTITY: grpc.StatusCode.PERMISSION_DENIED,
+    Code.TOO_MANY: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Code.OVERDUE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Code.DRAINING: grpc.StatusCode.UNAVAILABLE,
+}
+
+Context = grpc.aio.ServicerContext
+
+
+class Connection:
+    """One call: its session, its outbox, and the tasks that serve it.
+
+    The outbox needs no bound of its own: what may lie in it is bounded by the session's windows in flight plus one answer for each
+    message read, and reading stops while `OUTBOX_HIGH` answers wait (a device that sends and never reads stalls only itself).
+    """
+
+    OUTBOX_HIGH = 256
+
+    def __init__(self, session: Session, submit: Callable[[Process, Connection], None]) -> None:
+        self.session = session
+        self._submit = submit
+        self._outbox: list[pb.ServerMessage] = []
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self.closing: Close | None = None
+
+    def receive(self, event: object) -> None:
+        """Hands an event to the session and carries out what it commands."""
+        for command in self.session.receive(event):  # type: ignore[arg-type]
+            self._carry_out(command)
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Reply(message):
+                self._outbox.append(messages.server_message(message))
+                if len(self._outbox) >= self.OUTBOX_HIGH:
+                    self._room.clear()
+            case Process():
+                self._submit(command, self)
+                return
+            case Close():
+                self.closing = command
+        self._wake.set()
+
+    async def read(self, requests: AsyncIterator[pb.DeviceMessage]) -> None:
+        """Feeds the session until the device half-closes."""
+        async for request in requests:
+            try:
+                message = messages.read_device_message(request)
+            except RemoteProtocolError as error:
+                self._carry_out(Close(Code.BAD_MESSAGE, str(error)))
+                return
+            if message is not None:
+                self.receive(message)
+            if not self._room.is_set():
+                await self._room.wait()
+            if self.closing:
+                return
+        self.receive(HalfClosed())
+
+    async def write(self, context: Context) -> Close:
+        """Sends what the session replies; returns when it has closed."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._outbox:
+                batch, self._outbox = self._outbox, []
+                self._room.set()
+                for message in batch:
+                    await context.write(message)
+            if self.closing:
+                return self.closing
+
+
+class StreamSplitService(pb_grpc.StreamSplitServicer):
+    """All connections of one server.
+
+    Args:
+        settings: limits.
+        served: versions by name, a live view.
+        identify: (authentication context, metadata) -> the device the credentials name, None where none are asked for; raises
+            `RefusedError`.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        served: Mapping[str, ServedVersion],
+        identify: Callable[[Context], str | None],
+    ) -> None:
+        self._settings = settings
+        self._served = served
+        self._identify = identify
+        self._loop = asyncio.get_running_loop()
+        self._connections: dict[Connection, str] = {}
+        self._draining = False
+        self.tail: Tail | None = None
+        self.stopped = asyncio.Event()
+        self.refused = Counter[str]()
+
+    def deliver(self, outcomes: Sequence[tuple[object, Outcome]]) -> None:
+        """Takes outcomes from the tail's threads to the event loop; the tail calls it."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is going down, the windows are committed
+            self._loop.call_soon_threadsafe(self._deliver_here, outcomes)
+
+    def _deliver_here(self, outcomes: Sequence[tuple[object, Outcome]]) -> None:
+        for owner, outcome in outcomes:
+            if isinstance(owner, Connection):
+                owner.receive(outcome)
+
+    async def Connect(  # noqa: N802 - the generated base class names it
+        self, request_iterator: AsyncIterator[pb.DeviceMessage], context: Context
+    ) -> None:
+        """One device's stream, from its Hello to its end."""
+        if self._draining:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is going down")
+        try:
+            identity = self._identify(context)
+        except RefusedError as error:
+            self.refused["identity"] += 1
+            logger.warning("%s refused: %s", context.peer(), error)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        connection = self._connection(identity)
+        reader = asyncio.create_task(connection.read(request_iterator), name="session-read")
+        overdue = self._loop.call_later(HELLO_TIMEOUT_S, connection.receive, HelloOverdue())
+        try:
+            writer = asyncio.create_task(connection.write(context), name="session-write")
+            done, _ = await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if reader in done and (error := reader.exception()):
+                raise error
+            close = await writer
+        finally:
+            overdue.cancel()
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+            self._forget(connection)
+        if close.code is not Code.OK:
+            self.refused[close.code.value] += 1
+            logger.warning("%s closed (%s): %s", context.peer(), close.code.value, close.reason)
+            await context.abort(STATUS[close.code], close.reason)
+
+    def _connection(self, identity: str | None) -> Connection:
+        settings = self._settings
+        bucket = TokenBucket(settings.max_windows_per_second, 2 * settings.max_windows_per_second)
+        connection: Connection
+
+        def admit(device: str) -> str | None:
+            others = Counter(name for name in self._connections.values() if name)
+            if device not in others and len(others) >= settings.max_devices:
+                return f"device {device!r}: {len(others)} devices are connected, the limit is {settings.max_devices}"
+            if others[device] >= settings.max_streams_per_device:
+                return f"device {device!r}: it has {others[device]} connections, the limit is {settings.max_streams_per_device}"
+            self._connections[connection] = device
+            logger.info("device %s connected", device)
+            return None
+
+        def take() -> bool:
+            return self.tail is not None and self.tail.waiting < settings.max_queue and bucket.take()
+
+        limits = SessionLimits(settings.max_in_flight, settings.max_message_kb * 1024)
+        connection = Connection(Session(identity, self._served, limits, admit, take), self._submit)
+        self._connections[connection] = ""
+        return connection
+
+    def _submit(self, command: Process, connection: Connection) -> None:
+        if self.tail is not None:
+            self.tail.submit(command.job, connection)
+
+    def _forget(self, connection: Connection) -> None:
+        device = self._connections.pop(connection, "")
+        connection.session.state = State.CLOSED
+        if device:
+            logger.info("device %s disconnected", device)
+        if self._draining and not self._connections:
+            self.stopped.set()
+
+    async def drain(self, grace_s: float) -> None:
+        """Takes no new device, lets every connection finish what is in flight, at most `grace_s`."""
+        self._draining = True
+        for connection in list(self._connections):
+            connection.receive(DrainRequested(int(grace_s * 1000)))
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopped.wait(), grace_s)

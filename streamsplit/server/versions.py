@@ -1,0 +1,163 @@
+"""Encoder versions this server can finish: payload bytes of any split in, embeddings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from streamsplit.audio.features import LogMel
+from streamsplit.encoders.registry import Version
+from streamsplit.errors import ConfigError, PayloadError
+from streamsplit.policy.observation import AUDIO_SPLIT
+from streamsplit.wire.audio import unpack_audio
+from streamsplit.wire.codec import (
+    Array,
+    Codec,
+    embedding_bytes,
+    packed_bytes,
+    unpack,
+    unpack_embedding,
+    unpack_embeddings,
+    unpack_many,
+)
+from streamsplit.wire.messages import EncoderVersion
+
+AUDIO_CODECS = (Codec.PCM16, Codec.FLAC, Codec.OPUS)
+EMBEDDING_CODECS = (Codec.FP32, Codec.FP16, Codec.INT8, Codec.INT4)
+CONTAINER_BYTES = 16_384
+"""What a FLAC or Ogg container may add to 16-bit samples at worst."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """A batch's result.
+
+    Attributes:
+        embeddings: [B, D] float32, unit norm; rows named in `problems` are zero.
+        uncertainties: [B] float32 in [0, 2], or None where this version has none at this split.
+        problems: index of a payload that does not decode -> why.
+    """
+
+    embeddings: Array
+    uncertainties: npt.NDArray[np.float32] | None
+    problems: dict[int, str]
+
+
+class ServedVersion:
+    """One encoder version, on one torch device.
+
+    Args:
+        version: as loaded from the registry.
+        compute: torch device of the tail.
+    """
+
+    def __init__(self, version: Version, compute: str = "cpu") -> None:
+        self.version = version
+        self.description = EncoderVersion(version.id, version.encoder.name, version.front_end.fingerprint)
+        self._compute = _torch_device(compute)
+        self._encoder = version.encoder.to(self._compute)
+        self._log_mel = LogMel(version.front_end)
+
+    @property
+    def last_split(self) -> int:
+        """L of this encoder."""
+        return self._encoder.last_split
+
+    def problem(self, split: int, codec: Codec, payload_bytes: int) -> str | None:
+        """Why such a payload cannot be one of this version's, told before a byte of it is looked at; None if it can."""
+        if not AUDIO_SPLIT <= split <= self.last_split:
+            return f"split: expected {AUDIO_SPLIT}..{self.last_split} for {self.version.id}, got {split}"
+        if (codec in AUDIO_CODECS) != (split == AUDIO_SPLIT):
+            return f"codec {codec} does not go with split {split}"
+        if split == self.last_split and codec not in EMBEDDING_CODECS:
+            return f"codec {codec} is not one for embeddings"
+        most = self._most_bytes(split, codec)
+        if not 0 < payload_bytes <= most:
+            return f"payload at split {split} as {codec}: expected 1..{most} bytes, got {payload_bytes}"
+        return None
+
+    def embed(self, split: int, codec: Codec, payloads: Sequence[bytes]) -> Embedded:
+        """Finishes a batch of windows cut at the same place.
+
+        Args:
+            split: where they were cut.
+            codec: how they are packed.
+            payloads: B payloads, each already passed by `problem`.
+        """
+        if split == self.last_split:
+            return self._received(codec, payloads)
+        batch, problems = self._decoded(split, codec, payloads)
+        with torch.inference_mode():
+            activation = torch.from_numpy(batch)
+            if split == AUDIO_SPLIT:
+                activation = self._log_mel(activation)
+            embeddings, uncertainties = self._encoder.tail_with_uncertainty(
+                activation.to(self._compute), max(split, 0)
+            )
+        rows = np.ascontiguousarray(embeddings.float().cpu().numpy())
+        for index in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
+            problems[int(index)] = "the embedding is not finite"
+        return Embedded(rows, None if uncertainties is None else uncertainties.float().cpu().numpy(), problems)
+
+    def _received(self, codec: Codec, payloads: Sequence[bytes]) -> Embedded:
+        dim = self._encoder.embedding_dim
+        try:
+            return Embedded(unpack_embeddings(payloads, codec, dim), None, {})
+        except PayloadError:
+            rows, problems = np.zeros((len(payloads), dim), np.float32), {}
+            for index, payload in enumerate(payloads):
+                try:
+                    rows[index] = unpack_embedding(payload, codec, dim)
+                except PayloadError as error:
+                    problems[index] = str(error)
+            return Embedded(rows, None, problems)
+
+    def _decoded(self, split: int, codec: Codec, payloads: Sequence[bytes]) -> tuple[Array, dict[int, str]]:
+        """[B, *shape] float32; one that does not decode costs only itself."""
+        front_end = self.version.front_end
+        problems: dict[int, str] = {}
+        if split == AUDIO_SPLIT:
+            batch = np.zeros((len(payloads), front_end.window_samples), np.float32)
+            for index, payload in enumerate(payloads):
+                try:
+                    batch[index] = unpack_audio(payload, codec, front_end.sample_rate_hz, front_end.window_samples)
+                except PayloadError as error:
+                    problems[index] = str(error)
+            return batch, problems
+        spec, ranges = self._encoder.activation_spec(split), self.version.ranges[split]
+        try:
+            return unpack_many(payloads, codec, spec, ranges), problems
+        except PayloadError:
+            batch = np.zeros((len(payloads), *spec.shape), np.float32)
+            for index, payload in enumerate(payloads):
+                try:
+                    batch[index] = unpack(payload, codec, spec, ranges)
+                except PayloadError as error:
+                    problems[index] = str(error)
+            return batch, problems
+
+    def _most_bytes(self, split: int, codec: Codec) -> int:
+        if split == AUDIO_SPLIT:
+            return 2 * self.version.front_end.window_samples + CONTAINER_BYTES
+        if split == self.last_split:
+            return embedding_bytes(codec, self._encoder.embedding_dim)
+        return packed_bytes(self._encoder.activation_spec(split), codec)
+
+
+def serve(versions: Iterable[Version], compute: str) -> dict[str, ServedVersion]:
+    """Versions by their name, ready to finish windows."""
+    return {version.id: ServedVersion(version, compute) for version in versions}
+
+
+def _torch_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"compute = {name!r}: expected cpu, cuda, cuda:N or mps that works here: {reason}") from None
+    return device

@@ -1,0 +1,289 @@
+"""The protocol's messages as the domain sees them, and their way to protobuf and back.
+
+What the fields mean stands in ``proto/streamsplit/v1/streamsplit.proto``. Decoding checks what a message says about itself (enums,
+ranges of numbers); what it says in its context is the session's to check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamsplit.errors import RemoteProtocolError
+from streamsplit.wire.codec import Codec
+from streamsplit.wire.v1 import streamsplit_pb2 as pb
+
+PROTOCOL = "1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderVersion:
+    """An encoder version a server can finish."""
+
+    version: str
+    encoder: str
+    front_end: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A device introduces itself."""
+
+    protocol: str
+    device: str
+    versions: tuple[str, ...]
+    software: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """A device names a stream for this connection."""
+
+    index: int
+    stream: str
+    started_unix_ms: int
+    sample_rate_hz: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowMessage:
+    """One window; `stream` and `version` are indices into what `OpenStream` and `Hello` named."""
+
+    stream: int
+    sequence: int
+    start_sample: int
+    version: int
+    split: int
+    codec: Codec
+    payload: bytes
+    level_dbfs: float
+    source: str | None = None
+    label: str | None = None
+    served_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The server takes the device in."""
+
+    protocol: str
+    served: tuple[EncoderVersion, ...]
+    max_in_flight: int
+    max_message_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """One window's embedding is committed."""
+
+    stream: int
+    sequence: int
+    embedding: bytes
+    uncertainty: float | None
+    queue_us: int
+    tail_us: int
+    store_us: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The server could not take this window now."""
+
+    retry_ms: int
+    stream: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionGone:
+    """The window's encoder version is not served."""
+
+    stream: int
+    sequence: int
+    served: tuple[EncoderVersion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The window is malformed and will never be accepted."""
+
+    stream: int
+    sequence: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The server is going down."""
+
+    grace_ms: int
+
+
+DeviceSays = Hello | OpenStream | WindowMessage
+ServerSays = Welcome | Acknowledgement | Busy | VersionGone | Rejected | Drain
+
+_CODEC_TO_WIRE = {codec: pb.Codec.Value(f"CODEC_{codec.name}") for codec in Codec}
+_CODEC_FROM_WIRE = {number: codec for codec, number in _CODEC_TO_WIRE.items()}
+
+
+def interoperates(protocol: str) -> bool:
+    """Whether a peer of this protocol version can be talked to: the same major number.
+
+    >>> interoperates("1.7"), interoperates("2.0"), interoperates("1")
+    (True, False, False)
+    """
+    major, separator, minor = protocol.partition(".")
+    return bool(separator) and major == PROTOCOL.partition(".")[0] and minor.isdecimal()
+
+
+def device_message(message: DeviceSays) -> pb.DeviceMessage:
+    """A device's message, ready to send."""
+    match message:
+        case WindowMessage():
+            window = pb.Window(
+                stream=message.stream,
+                sequence=message.sequence,
+                start_sample=message.start_sample,
+                version=message.version,
+                split=message.split,
+                codec=_CODEC_TO_WIRE[message.codec],
+                payload=message.payload,
+                level_cb=round(message.level_dbfs * 10),
+                served_version=message.served_version,
+            )
+            if message.source is not None:
+                window.mark.CopyFrom(pb.Mark(source=message.source, label=message.label or ""))
+            return pb.DeviceMessage(window=window)
+        case OpenStream():
+            return pb.DeviceMessage(
+                open_stream=pb.OpenStream(
+                    index=message.index,
+                    stream=message.stream,
+                    started_unix_ms=message.started_unix_ms,
+                    sample_rate_hz=message.sample_rate_hz,
+                )
+            )
+        case Hello():
+            return pb.DeviceMessage(
+                hello=pb.Hello(
+                    protocol=message.protocol, device=message.device, versions=message.versions, software=message.software
+                )
+            )
+
+
+def read_device_message(message: pb.DeviceMessage) -> DeviceSays | None:
+    """What a device said; None for a kind that a newer minor version added.
+
+    Raises:
+        RemoteProtocolError: a codec this version does not know.
+    """
+    match message.WhichOneof("kind"):
+        case "window":
+            window = message.window
+            codec = _CODEC_FROM_WIRE.get(window.codec)
+            if codec is None:
+                raise RemoteProtocolError(f"window {window.sequence}: expected a known codec, got number {window.codec}")
+            marked = window.HasField("mark")
+            return WindowMessage(
+                window.stream,
+                window.sequence,
+                window.start_sample,
+                window.version,
+                window.split,
+                codec,
+                window.payload,
+                window.level_cb / 10,
+                window.mark.source if marked else None,
+                (window.mark.label or None) if marked else None,
+                window.served_version,
+            )
+        case "open_stream":
+            stream = message.open_stream
+            return OpenStream(stream.index, stream.stream, stream.started_unix_ms, stream.sample_rate_hz)
+        case "hello":
+            hello = message.hello
+            return Hello(hello.protocol, hello.device, tuple(hello.versions), hello.software)
+        case _:
+            return None
+
+
+def server_message(message: ServerSays) -> pb.ServerMessage:
+    """A server's message, ready to send."""
+    match message:
+        case Acknowledgement():
+            acknowledgement = pb.Acknowledgement(
+                stream=message.stream,
+                sequence=message.sequence,
+                embedding=message.embedding,
+                queue_us=message.queue_us,
+                tail_us=message.tail_us,
+                store_us=message.store_us,
+                duplicate=message.duplicate,
+            )
+            if message.uncertainty is not None:
+                acknowledgement.uncertainty = message.uncertainty
+            return pb.ServerMessage(acknowledgement=acknowledgement)
+        case Busy():
+            return pb.ServerMessage(
+                busy=pb.Busy(retry_ms=message.retry_ms, stream=message.stream, sequence=message.sequence)
+            )
+        case VersionGone():
+            gone = pb.VersionGone(stream=message.stream, sequence=message.sequence, served=_served(message.served))
+            return pb.ServerMessage(version_gone=gone)
+        case Rejected():
+            return pb.ServerMessage(
+                rejected=pb.Rejected(stream=message.stream, sequence=message.sequence, reason=message.reason)
+            )
+        case Drain():
+            return pb.ServerMessage(drain=pb.Drain(grace_ms=message.grace_ms))
+        case Welcome():
+            return pb.ServerMessage(
+                welcome=pb.Welcome(
+                    protocol=message.protocol,
+                    served=_served(message.served),
+                    max_in_flight=message.max_in_flight,
+                    max_message_bytes=message.max_message_bytes,
+                )
+            )
+
+
+def read_server_message(message: pb.ServerMessage) -> ServerSays | None:
+    """What the server said; None for a kind that a newer minor version added."""
+    match message.WhichOneof("kind"):
+        case "acknowledgement":
+            ack = message.acknowledgement
+            uncertainty = ack.uncertainty if ack.HasField("uncertainty") else None
+            return Acknowledgement(
+                ack.stream,
+                ack.sequence,
+                ack.embedding,
+                uncertainty,
+                ack.queue_us,
+                ack.tail_us,
+                ack.store_us,
+                ack.duplicate,
+            )
+        case "busy":
+            return Busy(message.busy.retry_ms, message.busy.stream, message.busy.sequence)
+        case "version_gone":
+            gone = message.version_gone
+            return VersionGone(gone.stream, gone.sequence, _read_served(gone.served))
+        case "rejected":
+            return Rejected(message.rejected.stream, message.rejected.sequence, message.rejected.reason)
+        case "drain":
+            return Drain(message.drain.grace_ms)
+        case "welcome":
+            welcome = message.welcome
+            return Welcome(
+                welcome.protocol, _read_served(welcome.served), welcome.max_in_flight, welcome.max_message_bytes
+            )
+        case _:
+            return None
+
+
+def _served(versions: tuple[EncoderVersion, ...]) -> list[pb.EncoderVersion]:
+    return [pb.EncoderVersion(version=v.version, encoder=v.encoder, front_end=v.front_end) for v in versions]
+
+
+def _read_served(versions: list[pb.EncoderVersion]) -> tuple[EncoderVersion, ...]:
+    return tuple(EncoderVersion(v.version, v.encoder, v.front_end) for v in versions)
