@@ -1,0 +1,414 @@
+"""The server's store of embeddings: each window once, committed before it is acknowledged.
+
+SQLite with a write-ahead log. One connection writes, behind a lock; readers have their own, read-only, and never wait for the writer
+(nor it for them): searching and exporting go on while windows come in, in this process or another.
+
+Device and stream names are kept once, in `streams`; the view `windows` puts them back for people and SQL tools.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamsplit.database import Durability, open_reader, open_writer, storage_error, transaction
+from streamsplit.errors import StorageError
+
+Vectors = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE streams(
+    id INTEGER PRIMARY KEY,
+    device TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    sample_rate_hz INTEGER NOT NULL,
+    started_unix_ms INTEGER NOT NULL,
+    UNIQUE(device, stream)
+);
+CREATE TABLE embeddings(
+    id INTEGER PRIMARY KEY,
+    stream_id INTEGER NOT NULL REFERENCES streams(id),
+    sequence INTEGER NOT NULL,
+    start_sample INTEGER NOT NULL,
+    received_unix_ms INTEGER NOT NULL,
+    version TEXT NOT NULL,
+    split INTEGER NOT NULL,
+    codec TEXT NOT NULL,
+    computed_on TEXT NOT NULL CHECK(computed_on IN ('device', 'server')),
+    uncertainty REAL,
+    level_dbfs REAL NOT NULL,
+    source TEXT,
+    label TEXT,
+    payload_bytes INTEGER NOT NULL,
+    embedding BLOB NOT NULL,
+    UNIQUE(stream_id, sequence)
+);
+CREATE VIEW windows AS
+    SELECT e.id, s.device, s.stream, e.sequence, e.start_sample, s.sample_rate_hz, s.started_unix_ms,
+           1.0 * e.start_sample / s.sample_rate_hz AS start_s, e.received_unix_ms, e.version, e.split, e.codec, e.computed_on,
+           e.uncertainty, e.level_dbfs, e.source, e.label, e.payload_bytes, e.embedding
+    FROM embeddings e JOIN streams s ON s.id = e.stream_id
+"""
+_COLUMNS = (
+    "id, device, stream, sequence, start_sample, sample_rate_hz, started_unix_ms, received_unix_ms, version, split, codec, "
+    "computed_on, uncertainty, level_dbfs, source, label, payload_bytes, embedding"
+)
+_INSERT = """
+INSERT INTO embeddings(stream_id, sequence, start_sample, received_unix_ms, version, split, codec, computed_on, uncertainty,
+                       level_dbfs, source, label, payload_bytes, embedding)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(stream_id, sequence) DO NOTHING
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredWindow:
+    """One window as the store keeps it.
+
+    Attributes:
+        device, stream, sequence: its key; stored once.
+        start_sample: first sample on the stream's clock.
+        sample_rate_hz, started_unix_ms: of the stream; what its first window said stays.
+        version: encoder version of the embedding.
+        split: -1 audio, 0 features, k activation after block k, L embedding.
+        codec: of the payload.
+        computed_on: "device" or "server": where the embedding was made.
+        embedding: [D] float32, finite.
+        received_unix_ms: the server's wall clock.
+        uncertainty: in [0, 2], None where the encoder has none.
+        level_dbfs: loudness.
+        source, label: where the sound came from, if it is known; for people and evaluation.
+        payload_bytes: what the window cost on the wire.
+        id: the store's number, increasing in order of arrival; 0 before it is stored.
+    """
+
+    device: str
+    stream: str
+    sequence: int
+    start_sample: int
+    sample_rate_hz: int
+    started_unix_ms: int
+    version: str
+    split: int
+    codec: str
+    computed_on: str
+    embedding: Vectors
+    received_unix_ms: int
+    payload_bytes: int
+    level_dbfs: float = -120.0
+    uncertainty: float | None = None
+    source: str | None = None
+    label: str | None = None
+    id: int = 0
+
+    @property
+    def start_s(self) -> float:
+        """Seconds since the stream began."""
+        return self.start_sample / self.sample_rate_hz
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What the store knows of a stream: its device, name, rate and the device's wall clock at sample 0."""
+
+    device: str
+    stream: str
+    sample_rate_hz: int
+    started_unix_ms: int
+    windows: int
+
+
+class EmbeddingStore:
+    """Embeddings on disk.
+
+    Any thread may call any method. Closing it checkpoints the log into the one file.
+
+    Args:
+        path: the database file; made when missing, unless `read_only`.
+        durability: NORMAL survives ``kill -9``, FULL a power cut too.
+        read_only: for searching and exporting beside a running server.
+
+    Raises:
+        StorageError: the file cannot be opened, is corrupt or of another schema version.
+    """
+
+    def __init__(
+        self, path: Path, durability: Durability = Durability.NORMAL, read_only: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._stream_ids: dict[tuple[str, str], int] = {}
+        self._readers: list[sqlite3.Connection] = []
+        self._closed = False
+        self._writer: sqlite3.Connection | None = None
+        if read_only:
+            self._readers.append(open_reader(self.path, SCHEMA_VERSION))
+        else:
+            self._writer = open_writer(self.path, _SCHEMA, SCHEMA_VERSION, durability)
+
+    def insert(self, rows: Sequence[StoredWindow]) -> list[bool]:
+        """Commits windows in one transaction: all that are new, or on failure none.
+
+        Returns:
+            Per row, in order: True when it was stored, False when its key was there already (the first one stays).
+
+        Raises:
+            ValueError: an embedding is not a finite vector; nothing was stored.
+            StorageError: the disk is full, read-only, ...; nothing was stored, and a later insert may work.
+        """
+        values = [_values(row) for row in rows]
+        with self._lock:
+            if self._writer is None:
+                raise StorageError(f"{self.path}: cannot insert: opened for reading only or closed")
+            new_streams: dict[tuple[str, str], int] = {}
+            with transaction(self._writer, self.path, "insert") as connection:
+                stored = [
+                    connection.execute(
+                        _INSERT, (self._stream_id(connection, row, new_streams), *value)
+                    ).rowcount
+                    == 1
+                    for row, value in zip(rows, values, strict=True)
+                ]
+            self._stream_ids.update(new_streams)  # only now are they in the file
+        return stored
+
+    def count(self, device: str | None = None, stream: str | None = None, version: str | None = None) -> int:
+        """Stored windows, of one device, stream or encoder version if named."""
+        where, values = _where(device=device, stream=stream, version=version)
+        table = "windows" if where else "embeddings"
+        return int(self._fetch(f"SELECT COUNT(*) FROM {table}{where}", values)[0][0])
+
+    def contains(self, device: str, stream: str, sequence: int) -> bool:
+        """Whether a window is stored."""
+        found = self._fetch(
+            "SELECT 1 FROM streams s JOIN embeddings e ON e.stream_id = s.id WHERE s.device = ? AND s.stream = ? AND e.sequence = ?",
+            (device, stream, sequence),
+        )
+        return bool(found)
+
+    def get(self, id: int) -> StoredWindow | None:
+        """The window with this number, if there is one."""
+        found = self._fetch(f"SELECT {_COLUMNS} FROM windows WHERE id = ?", (id,))
+        return _window(found[0]) if found else None
+
+    def iterate(
+        self,
+        version: str | None = None,
+        device: str | None = None,
+        stream: str | None = None,
+        batch: int = 4096,
+    ) -> Iterator[StoredWindow]:
+        """Windows in order of arrival, `batch` read at a time; windows that arrive meanwhile are included."""
+        where, values = _where(device=device, stream=stream, version=version)
+        condition = f"{where} AND id > ?" if where else " WHERE id > ?"
+        after = 0
+        while True:
+            # A new statement per batch: one that stayed open would keep the log from being checkpointed.
+            rows = self._fetch(
+                f"SELECT {_COLUMNS} FROM windows{condition} ORDER BY id LIMIT ?", (*values, after, batch)
+            )
+            yield from map(_window, rows)
+            if len(rows) < batch:
+                return
+            after = rows[-1][0]
+
+    def vectors(self, version: str, after: int = 0) -> tuple[Ids, Vectors]:
+        """Every embedding of one encoder version, for exact search.
+
+        Args:
+            version: encoder version; embeddings of two versions do not compare.
+            after: only windows with a larger number: what came since the last call.
+
+        Returns:
+            ids [N] int64 increasing, Z [N, D] float32; [0] and [0, 0] when there are none.
+
+        Raises:
+            StorageError: also when one version's embeddings differ in length.
+        """
+        rows = self._fetch(
+            "SELECT id, embedding FROM embeddings WHERE version = ? AND id > ? ORDER BY id", (version, after)
+        )
+        if not rows:
+            return np.empty(0, np.int64), np.empty((0, 0), np.float32)
+        size = len(rows[0][1])
+        for id, blob in rows:
+            if len(blob) != size:
+                raise StorageError(
+                    f"{self.path}: window {id}: expected an embedding of {size} bytes, got {len(blob)}"
+                )
+        vectors = np.frombuffer(b"".join(blob for _, blob in rows), "<f4").reshape(len(rows), -1)
+        return np.fromiter((id for id, _ in rows), np.int64, len(rows)), vectors.astype(
+            np.float32, copy=False
+        )
+
+    def origins(self, version: str) -> tuple[Ids, list[str]]:
+        """Where each embedding of a version came from: ids [N] increasing and its source, or "device/stream" without one."""
+        rows = self._fetch(
+            "SELECT id, COALESCE(source, device || '/' || stream) FROM windows WHERE version = ? ORDER BY id",
+            (version,),
+        )
+        return np.fromiter((id for id, _ in rows), np.int64, len(rows)), [origin for _, origin in rows]
+
+    def versions(self) -> dict[str, int]:
+        """Encoder versions that have embeddings, and how many."""
+        return dict(
+            self._fetch("SELECT version, COUNT(*) FROM embeddings GROUP BY version ORDER BY version", ())
+        )
+
+    def streams(self) -> list[StreamInfo]:
+        """Every stream, in order of its first window."""
+        rows = self._fetch(
+            "SELECT device, stream, sample_rate_hz, started_unix_ms, "
+            "(SELECT COUNT(*) FROM embeddings e WHERE e.stream_id = s.id) FROM streams s ORDER BY id",
+            (),
+        )
+        return [StreamInfo(*row) for row in rows]
+
+    def ids(self, device: str, stream: str) -> Ids:
+        """Numbers of one stream's windows, increasing: [N] int64."""
+        rows = self._fetch(
+            "SELECT id FROM windows WHERE device = ? AND stream = ? ORDER BY id", (device, stream)
+        )
+        return np.fromiter((row[0] for row in rows), np.int64, len(rows))
+
+    def close(self) -> None:
+        """Closes every connection; the log is written back into the file. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            for reader in self._readers:
+                reader.close()
+            self._readers.clear()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def __enter__(self) -> EmbeddingStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stream_id(
+        self, connection: sqlite3.Connection, row: StoredWindow, new: dict[tuple[str, str], int]
+    ) -> int:
+        key = row.device, row.stream
+        known = self._stream_ids.get(key) or new.get(key)
+        if known is not None:
+            return known
+        connection.execute(
+            "INSERT INTO streams(device, stream, sample_rate_hz, started_unix_ms) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT(device, stream) DO NOTHING",
+            (*key, row.sample_rate_hz, row.started_unix_ms),
+        )
+        found = connection.execute("SELECT id FROM streams WHERE device = ? AND stream = ?", key).fetchone()
+        new[key] = int(found[0])
+        return new[key]
+
+    def _fetch(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        with self._reader() as connection:
+            try:
+                return connection.execute(query, tuple(values)).fetchall()
+            except sqlite3.Error as error:
+                raise storage_error(self.path, "read", error) from error
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            if self._closed:
+                raise StorageError(f"{self.path}: cannot read: closed")
+            connection = self._readers.pop() if self._readers else None
+        if connection is None:
+            connection = open_reader(self.path, SCHEMA_VERSION)
+        try:
+            yield connection
+        finally:
+            self._give_back(connection)
+
+    def _give_back(self, reader: sqlite3.Connection) -> None:
+        with self._lock:
+            if self._closed:
+                reader.close()
+            else:
+                self._readers.append(reader)
+
+
+def _values(row: StoredWindow) -> tuple[object, ...]:
+    embedding = np.ascontiguousarray(row.embedding, "<f4")
+    if embedding.ndim != 1 or embedding.size == 0 or not np.isfinite(embedding).all():
+        raise ValueError(
+            f"window {row.device}/{row.stream}/{row.sequence}: expected a finite embedding [D], got shape {embedding.shape}"
+            + ("" if np.isfinite(embedding).all() else " with NaN or infinity")
+        )
+    return (
+        row.sequence,
+        row.start_sample,
+        row.received_unix_ms,
+        row.version,
+        row.split,
+        str(row.codec),
+        row.computed_on,
+        row.uncertainty,
+        row.level_dbfs,
+        row.source,
+        row.label,
+        row.payload_bytes,
+        embedding.tobytes(),
+    )
+
+
+def _window(row: tuple[Any, ...]) -> StoredWindow:
+    (
+        id,
+        device,
+        stream,
+        sequence,
+        start_sample,
+        rate,
+        started,
+        received,
+        version,
+        split,
+        codec,
+        computed_on,
+        *rest,
+    ) = row
+    uncertainty, level_dbfs, source, label, payload_bytes, blob = rest
+    return StoredWindow(
+        device=device,
+        stream=stream,
+        sequence=sequence,
+        start_sample=start_sample,
+        sample_rate_hz=rate,
+        started_unix_ms=started,
+        version=version,
+        split=split,
+        codec=codec,
+        computed_on=computed_on,
+        embedding=np.frombuffer(blob, "<f4").astype(np.float32, copy=False),
+        received_unix_ms=received,
+        payload_bytes=payload_bytes,
+        level_dbfs=level_dbfs,
+        uncertainty=uncertainty,
+        source=source,
+        label=label,
+        id=id,
+    )
+
+
+def _where(**conditions: str | None) -> tuple[str, tuple[str, ...]]:
+    asked = {column: value for column, value in conditions.items() if value is not None}
+    if not asked:
+        return "", ()
+    return " WHERE " + " AND ".join(f"{column} = ?" for column in asked), tuple(asked.values())
