@@ -1,0 +1,398 @@
+"""The device's spool: windows that the server has not acknowledged yet, kept over crashes and outages.
+
+A window is put here, in one transaction with its stream's cursor, before it is offered to the network; it leaves when the server has
+acknowledged it. So after ``kill -9`` the device knows which sequence number and sample come next, and which windows to send again.
+The stated loss window is the one window being processed: what `put` has returned from is safe from the death of the process (and with
+`Durability.FULL` from a power cut; with NORMAL a power cut may cost the last seconds).
+
+The spool is bounded in bytes. When a new window does not fit, the oldest go: they are returned to the caller for its journal, and
+counted in `dropped`, which outlives restarts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from streamsplit.audio.window import Mark
+from streamsplit.client.spool_file import lock_out_others, open_or_begin
+from streamsplit.client.step import Step
+from streamsplit.database import Durability, storage_error, transaction
+from streamsplit.errors import ConfigError
+from streamsplit.wire.codec import Codec
+
+Key = tuple[str, int]
+
+ROW_OVERHEAD_BYTES = 192
+"""What a window costs on disk beside its payload, features and decision: numbers, names, index entry (measured: 160-190)."""
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE windows(
+    id INTEGER PRIMARY KEY,
+    stream TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    start_sample INTEGER NOT NULL,
+    split INTEGER NOT NULL,
+    codec TEXT NOT NULL,
+    version TEXT NOT NULL,
+    source TEXT,
+    label TEXT,
+    level_dbfs REAL NOT NULL,
+    captured_s REAL NOT NULL,
+    opening INTEGER NOT NULL,
+    details TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    features BLOB NOT NULL,
+    UNIQUE(stream, sequence)
+);
+CREATE TABLE streams(
+    stream TEXT PRIMARY KEY,
+    started_unix_ms INTEGER NOT NULL,
+    sample_rate_hz INTEGER NOT NULL,
+    next_sequence INTEGER,
+    next_sample INTEGER,
+    extra TEXT
+) WITHOUT ROWID;
+CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES ('dropped', 0), ('openings', 0)
+"""
+_COLUMNS = (
+    "id, stream, sequence, start_sample, split, codec, version, source, label, level_dbfs, captured_s, opening, details, payload, "
+    "features"
+)
+_INSERT = """
+INSERT INTO windows(id, stream, sequence, start_sample, split, codec, version, source, label, level_dbfs, captured_s, opening, details,
+                    bytes, payload, features)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_REPLACE = _INSERT.replace("INSERT", "REPLACE")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a stream goes on after a restart.
+
+    Attributes:
+        next_sequence: of the next window.
+        next_sample: its first sample on the stream's clock.
+        extra: anything else the source needs to go on, made of plain JSON types: recording number, offset, ...
+    """
+
+    next_sequence: int
+    next_sample: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledStream:
+    """What the server must be told of a stream before its windows, however old: wall clock at sample 0, and rate."""
+
+    stream: str
+    started_unix_ms: int
+    sample_rate_hz: int
+
+
+class Spool:
+    """Unacknowledged windows on disk, oldest first.
+
+    Any thread may call any method. `Step.captured_s` comes back as it was within this opening, and as 0 after a restart. One process at a time: a lock file beside the database holds its process id.
+
+    Args:
+        path: the database file; made when missing. A corrupt one is moved aside to ``<name>.corrupt-N`` and a new one begun.
+        max_bytes: bound on what is kept; reaching it drops the oldest windows.
+        durability: NORMAL survives ``kill -9``, FULL a power cut too.
+
+    Raises:
+        ConfigError: another process has this spool open, or `max_bytes` is not positive.
+        StorageError: the file cannot be opened or written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        max_bytes: int,
+        durability: Durability = Durability.NORMAL,
+    ) -> None:
+        if max_bytes <= 0:
+            raise ConfigError(f"spool: max_bytes must be positive, got {max_bytes}")
+        self.path = Path(path)
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._lock_file = lock_out_others(self.path)
+        try:
+            self._connection = open_or_begin(self.path, _SCHEMA, SCHEMA_VERSION, durability)
+            self._opening = self._begin()
+            self._windows, self._bytes, self._dropped = self._count()
+            # Numbers only grow while the spool is open, so `pending(after)` never misses one; SQLite's AUTOINCREMENT would write a
+            # second table at every put for that.
+            self._next_id = 1 + self._fetch("SELECT COALESCE(MAX(id), 0) FROM windows", ())[0][0]
+        except BaseException:
+            os.close(self._lock_file)
+            raise
+        self._closed = False
+
+    @property
+    def windows(self) -> int:
+        """Windows waiting for their acknowledgement."""
+        return self._windows
+
+    @property
+    def bytes(self) -> int:
+        """Their bytes: payload, features, decision and a fixed overhead each."""
+        return self._bytes
+
+    @property
+    def dropped(self) -> int:
+        """Windows dropped for room since the spool was made, restarts included."""
+        return self._dropped
+
+    def open_stream(self, stream: str, started_unix_ms: int, sample_rate_hz: int) -> SpooledStream:
+        """Records a stream before its first window; one that is known keeps what it said first.
+
+        Raises:
+            ConfigError: the known stream has another sample rate: its clock would mean something else.
+            StorageError: it could not be written.
+        """
+        with self._lock, transaction(self._connection, self.path, "record a stream") as connection:
+            connection.execute(
+                "INSERT INTO streams(stream, started_unix_ms, sample_rate_hz) VALUES (?, ?, ?) ON CONFLICT(stream) DO NOTHING",
+                (stream, started_unix_ms, sample_rate_hz),
+            )
+            row = connection.execute(
+                "SELECT stream, started_unix_ms, sample_rate_hz FROM streams WHERE stream = ?", (stream,)
+            ).fetchone()
+        known = SpooledStream(*row)
+        if known.sample_rate_hz != sample_rate_hz:
+            raise ConfigError(
+                f"stream {stream}: expected {known.sample_rate_hz} Hz as before, got {sample_rate_hz} Hz"
+            )
+        return known
+
+    def streams(self) -> dict[str, SpooledStream]:
+        """Every stream recorded here, by name."""
+        rows = self._fetch(
+            "SELECT stream, started_unix_ms, sample_rate_hz FROM streams ORDER BY started_unix_ms, stream", ()
+        )
+        return {row[0]: SpooledStream(*row) for row in rows}
+
+    def put(self, step: Step, cursor: Cursor | None = None) -> list[Key]:
+        """Keeps a window, and its stream's cursor with it.
+
+        Args:
+            step: a window of a stream that `open_stream` has recorded, not in the spool yet.
+            cursor: where the stream goes on after it.
+
+        Returns:
+            Keys of the windows dropped to make room, oldest first; the window's own key when it alone exceeds the bound.
+
+        Raises:
+            ValueError: the window is in the spool already, or its stream is not recorded.
+            StorageError: nothing was written; the next `put` may work.
+        """
+        values, size = self._row(step)
+        with self._lock:
+            with transaction(self._connection, self.path, "keep a window") as connection:
+                dropped, freed = self._make_room(connection, size)
+                fits = size <= self.max_bytes
+                if fits:
+                    try:
+                        connection.execute(_INSERT, (self._next_id, *values))
+                    except sqlite3.IntegrityError as error:
+                        raise ValueError(
+                            f"window {step.stream}/{step.sequence}: already in the spool"
+                        ) from error
+                else:
+                    dropped.append(step.key)
+                if cursor is not None:
+                    self._write_cursor(connection, step.stream, cursor)
+                if dropped:
+                    connection.execute(
+                        "UPDATE counters SET value = value + ? WHERE name = 'dropped'", (len(dropped),)
+                    )
+            self._windows += fits - len(dropped) + (not fits)
+            self._bytes += size * fits - freed
+            self._next_id += 1
+            self._dropped += len(dropped)
+        return dropped
+
+    def advance(self, stream: str, cursor: Cursor) -> None:
+        """Moves a stream's cursor without a window: over a gap, or past a recording that was skipped."""
+        with self._lock, transaction(self._connection, self.path, "move a cursor") as connection:
+            self._write_cursor(connection, stream, cursor)
+
+    def cursor(self, stream: str) -> Cursor | None:
+        """Where a stream goes on; None when it is unknown or has no cursor yet."""
+        rows = self._fetch(
+            "SELECT next_sequence, next_sample, extra FROM streams WHERE stream = ?", (stream,)
+        )
+        if not rows or rows[0][0] is None:
+            return None
+        return Cursor(rows[0][0], rows[0][1], json.loads(rows[0][2]))
+
+    def pending(self, after: int = 0, limit: int = 64) -> list[tuple[int, Step]]:
+        """The oldest windows in order of arrival, each with its number; only numbers above `after`."""
+        rows = self._fetch(f"SELECT {_COLUMNS} FROM windows WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+        return [(row[0], self._step(row)) for row in rows]
+
+    def acknowledge(self, keys: Iterable[Key]) -> int:
+        """Lets go of windows the server has committed (or refused for good); unknown keys are ignored.
+
+        Returns:
+            How many were here.
+        """
+        removed = freed = 0
+        with self._lock:
+            with transaction(self._connection, self.path, "let go of windows") as connection:
+                for key in keys:
+                    row = connection.execute(
+                        "DELETE FROM windows WHERE stream = ? AND sequence = ? RETURNING bytes", key
+                    ).fetchone()
+                    if row is not None:
+                        removed += 1
+                        freed += row[0]
+            self._windows -= removed
+            self._bytes -= freed
+        return removed
+
+    def replace(self, key: Key, step: Step) -> bool:
+        """Puts another payload in a waiting window's place, e.g. its features because its version is gone.
+
+        The window keeps its number. The bound is not enforced here: the next `put` does.
+
+        Returns:
+            False when it is not in the spool (acknowledged or dropped meanwhile).
+        """
+        if step.key != key:
+            raise ValueError(f"replace {key}: expected the same window, got {step.key}")
+        values, size = self._row(step)
+        with self._lock:
+            with transaction(self._connection, self.path, "replace a window") as connection:
+                row = connection.execute(
+                    "SELECT id, bytes FROM windows WHERE stream = ? AND sequence = ?", key
+                ).fetchone()
+                if row is not None:
+                    connection.execute(_REPLACE, (row[0], *values))
+            if row is None:
+                return False
+            self._bytes += size - row[1]
+        return True
+
+    def close(self) -> None:
+        """Closes the database and lets another process have it. A second call does nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._connection.close()
+                os.close(self._lock_file)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self) -> int:
+        """A number for this opening: times on the monotonic clock of another one mean nothing."""
+        with transaction(self._connection, self.path, "open") as connection:
+            connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'openings'")
+            return int(connection.execute("SELECT value FROM counters WHERE name = 'openings'").fetchone()[0])
+
+    def _count(self) -> tuple[int, int, int]:
+        windows, size = self._fetch("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM windows", ())[0]
+        return windows, size, self._fetch("SELECT value FROM counters WHERE name = 'dropped'", ())[0][0]
+
+    def _make_room(self, connection: sqlite3.Connection, size: int) -> tuple[list[Key], int]:
+        dropped: list[Key] = []
+        freed = 0
+        if size > self.max_bytes:  # it can never fit: emptying the spool for it would help nobody
+            return dropped, freed
+        while self._bytes - freed + size > self.max_bytes and len(dropped) < self._windows:
+            row = connection.execute(
+                "DELETE FROM windows WHERE id = (SELECT MIN(id) FROM windows) RETURNING stream, sequence, bytes"
+            ).fetchone()
+            dropped.append((row[0], row[1]))
+            freed += row[2]
+        return dropped, freed
+
+    def _write_cursor(self, connection: sqlite3.Connection, stream: str, cursor: Cursor) -> None:
+        changed = connection.execute(
+            "UPDATE streams SET next_sequence = ?, next_sample = ?, extra = ? WHERE stream = ?",
+            (cursor.next_sequence, cursor.next_sample, json.dumps(cursor.extra), stream),
+        ).rowcount
+        if changed == 0:
+            raise ValueError(f"stream {stream}: expected open_stream before its first window")
+
+    def _row(self, step: Step) -> tuple[tuple[object, ...], int]:
+        details = json.dumps({"device_ms": step.device_ms, "decision": step.decision}, separators=(",", ":"))
+        size = len(step.payload) + len(step.features) + len(details) + ROW_OVERHEAD_BYTES
+        source, label = (step.mark.source, step.mark.label) if step.mark is not None else (None, None)
+        return (
+            step.stream,
+            step.sequence,
+            step.start_sample,
+            step.split,
+            str(step.codec),
+            step.version,
+            source,
+            label,
+            step.level_dbfs,
+            step.captured_s,
+            self._opening,
+            details,
+            size,
+            step.payload,
+            step.features,
+        ), size
+
+    def _step(self, row: tuple[Any, ...]) -> Step:
+        (
+            _,
+            stream,
+            sequence,
+            start,
+            split,
+            codec,
+            version,
+            source,
+            label,
+            level,
+            captured,
+            opening,
+            details,
+            payload,
+            features,
+        ) = row
+        more = json.loads(details)
+        return Step(
+            stream=stream,
+            sequence=sequence,
+            start_sample=start,
+            split=split,
+            codec=Codec(codec),
+            version=version,
+            payload=payload,
+            features=features,
+            mark=None if source is None else Mark(source, label),
+            level_dbfs=level,
+            captured_s=captured if opening == self._opening else 0.0,
+            device_ms=more["device_ms"],
+            decision=more["decision"],
+        )
+
+    def _fetch(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise storage_error(self.path, "read", error) from error
