@@ -1,0 +1,163 @@
+"""The device's part of one window: features, head up to the split, packing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from streamsplit.audio.features import LogMel
+from streamsplit.audio.window import Window
+from streamsplit.client.step import Step
+from streamsplit.config import ClientSettings
+from streamsplit.encoders.registry import Version
+from streamsplit.policy.decide import Choice
+from streamsplit.policy.observation import AUDIO_SPLIT, Option
+from streamsplit.wire.audio import pack_audio
+from streamsplit.wire.codec import Codec, embedding_bytes, pack, pack_embedding, packed_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Codecs:
+    """Which codec goes with which kind of payload."""
+
+    activation: Codec
+    features: Codec
+    embedding: Codec
+    audio: Codec | None
+
+    @classmethod
+    def from_settings(cls, settings: ClientSettings) -> Codecs:
+        """As the settings say; no audio codec where audio must not leave the device."""
+        return cls(
+            Codec(settings.codec),
+            Codec(settings.features_codec),
+            Codec(settings.embedding_codec),
+            Codec(settings.audio_codec) if settings.send_audio else None,
+        )
+
+
+class Edge:
+    """Runs windows through the front of one encoder version.
+
+    Args:
+        version: the serving version.
+        codecs: how payloads are packed.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, version: Version, codecs: Codecs, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.version = version
+        self._codecs = codecs
+        self._clock = clock
+        self._log_mel = LogMel(version.front_end)
+
+    def options(self) -> list[Option]:
+        """Everything this device could do with a window, with the bytes each is expected to cost."""
+        last = self.version.encoder.last_split
+        options = [Option(last, str(self._codecs.embedding), self._embedding_bytes())]
+        for split in range(last):
+            codec = self._codecs.features if split == 0 else self._codecs.activation
+            expected = self.version.expected_bytes.get((split, codec))
+            if expected is None:
+                expected = float(packed_bytes(self.version.encoder.activation_spec(split), codec))
+            options.append(Option(split, str(codec), expected))
+        if self._codecs.audio is not None:
+            options.append(
+                Option(AUDIO_SPLIT, str(self._codecs.audio), self._audio_bytes(self._codecs.audio))
+            )
+        return options
+
+    def process(self, window: Window, choice: Choice) -> Step:
+        """Runs one window as chosen.
+
+        Args:
+            window: of the version's own window length.
+            choice: split and codec; see `options`.
+
+        Returns:
+            The step, with the milliseconds each part took.
+        """
+        split, codec = choice.split, Codec(choice.codec)
+        spent: dict[str, float] = {}
+        started = self._clock()
+        payload, features = b"", b""
+        if split == AUDIO_SPLIT:
+            payload = pack_audio(window.samples, codec, self.version.front_end.sample_rate_hz)
+            spent["pack"] = self._since(started)
+        else:
+            with torch.inference_mode():
+                mel = self._log_mel(torch.from_numpy(window.samples)[None])
+                spent["features"] = self._since(started)
+                began = self._clock()
+                activation = self.version.encoder.head(mel, split)[0].numpy()
+                spent["head"] = self._since(began)
+            began = self._clock()
+            if split == self.version.encoder.last_split:
+                payload = pack_embedding(activation, codec)
+            else:
+                payload = pack(np.ascontiguousarray(activation), codec, self.version.ranges[split])
+            if split or codec is not Codec.INT8:
+                features = pack(mel[0].numpy(), Codec.INT8, self.version.ranges[0])
+            spent["pack"] = self._since(began)
+        return Step(
+            stream=window.stream,
+            sequence=window.sequence,
+            start_sample=window.start_sample,
+            split=split,
+            codec=codec,
+            version=self.version.id,
+            payload=payload,
+            features=features,
+            mark=window.mark,
+            level_dbfs=window.level_dbfs,
+            captured_s=window.captured_s,
+            device_ms=spent,
+        )
+
+    def _since(self, began: float) -> float:
+        return (self._clock() - began) * 1e3
+
+    def _embedding_bytes(self) -> float:
+        return float(embedding_bytes(self._codecs.embedding, self.version.encoder.embedding_dim))
+
+    def _audio_bytes(self, codec: Codec) -> float:
+        """Measured on ESC-50 recordings: FLAC 0.56 of PCM, Opus about 24 kbit/s."""
+        front_end = self.version.front_end
+        pcm = 2.0 * front_end.window_samples
+        seconds = front_end.window_samples / front_end.sample_rate_hz
+        return {Codec.PCM16: pcm, Codec.FLAC: 0.56 * pcm, Codec.OPUS: 3000.0 * seconds}[codec]
+
+
+def as_features(step: Step, version: str) -> Step | None:
+    """The same window to be embedded by another version with an equal front end; None if its features were not kept."""
+    if step.split == 0 and step.codec is Codec.INT8:
+        payload = step.payload
+    elif step.split == AUDIO_SPLIT:
+        return _changed(step, step.split, step.codec, step.payload, version)
+    else:
+        payload = step.features
+    return _changed(step, 0, Codec.INT8, payload, version) if payload else None
+
+
+def _changed(step: Step, split: int, codec: Codec, payload: bytes, version: str) -> Step:
+    return Step(
+        step.stream,
+        step.sequence,
+        step.start_sample,
+        split,
+        codec,
+        version,
+        payload,
+        b"",
+        step.mark,
+        step.level_dbfs,
+        step.captured_s,
+        step.device_ms,
+        step.decision,
+    )
