@@ -4,9 +4,9 @@ The server's store and the device's spool share the same three promises, and the
 there whole or not at all, ``kill -9`` loses nothing that was committed, and a disk that is full, read-only, corrupt or locked says so
 in one line that names the file.
 
-Durability. The write-ahead log with ``synchronous=NORMAL`` survives the death of the process at any instruction; after a power cut
-the last commits before it may be missing (never half done). ``FULL`` waits for the disk at every commit and survives that too; on an
-SD card it costs milliseconds a commit instead of microseconds.
+Durability. "process" is the write-ahead log with ``synchronous=NORMAL``: it survives the death of the process at any instruction;
+after a power cut the last commits before it may be missing (never half done). "power" is ``FULL``: it waits for the disk at every
+commit and survives that too; on an SD card that costs milliseconds a commit instead of microseconds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from streamsplit.errors import StorageError
 
@@ -35,11 +35,10 @@ _WHAT = {
 }
 
 
-class Durability(StrEnum):
-    """What a commit outlives: NORMAL the process, FULL the power as well."""
+Durability = Literal["process", "power"]
+"""What a commit outlives: the death of the process, or a power cut too."""
 
-    NORMAL = "normal"
-    FULL = "full"
+_SYNCHRONOUS: dict[Durability, str] = {"process": "NORMAL", "power": "FULL"}
 
 
 class CorruptError(StorageError):
@@ -149,7 +148,7 @@ def _settle(
     connection: sqlite3.Connection, path: Path, schema: str, version: int, durability: Durability
 ) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute(f"PRAGMA synchronous={durability.upper()}")
+    connection.execute(f"PRAGMA synchronous={_SYNCHRONOUS[durability]}")
     # The log would otherwise keep its largest size for ever.
     connection.execute(f"PRAGMA journal_size_limit={4 << 20}")
     if connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0] == 0:

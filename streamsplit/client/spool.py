@@ -3,7 +3,7 @@
 A window is put here, in one transaction with its stream's cursor, before it is offered to the network; it leaves when the server has
 acknowledged it. So after ``kill -9`` the device knows which sequence number and sample come next, and which windows to send again.
 The stated loss window is the one window being processed: what `put` has returned from is safe from the death of the process (and with
-`Durability.FULL` from a power cut; with NORMAL a power cut may cost the last seconds).
+durability "power" from a power cut; with "process" a power cut may cost the last seconds).
 
 The spool is bounded in bytes. When a new window does not fit, the oldest go: they are returned to the caller for its journal, and
 counted in `dropped`, which outlives restarts.
@@ -109,7 +109,7 @@ class Spool:
     Args:
         path: the database file; made when missing. A corrupt one is moved aside to ``<name>.corrupt-N`` and a new one begun.
         max_bytes: bound on what is kept; reaching it drops the oldest windows.
-        durability: NORMAL survives ``kill -9``, FULL a power cut too.
+        durability: "process" survives ``kill -9``, "power" a power cut too.
 
     Raises:
         ConfigError: another process has this spool open, or `max_bytes` is not positive.
@@ -120,7 +120,7 @@ class Spool:
         self,
         path: Path,
         max_bytes: int,
-        durability: Durability = Durability.NORMAL,
+        durability: Durability = "process",
     ) -> None:
         if max_bytes <= 0:
             raise ConfigError(f"spool: max_bytes must be positive, got {max_bytes}")
@@ -183,6 +183,23 @@ class Spool:
             "SELECT stream, started_unix_ms, sample_rate_hz FROM streams ORDER BY started_unix_ms, stream", ()
         )
         return {row[0]: SpooledStream(*row) for row in rows}
+
+    def stream(self, name: str) -> SpooledStream:
+        """One stream as it was recorded.
+
+        Raises:
+            ValueError: it never was.
+        """
+        rows = self._fetch(
+            "SELECT stream, started_unix_ms, sample_rate_hz FROM streams WHERE stream = ?", (name,)
+        )
+        if not rows:
+            raise ValueError(f"stream {name}: expected one that open_stream recorded")
+        return SpooledStream(*rows[0])
+
+    def versions(self) -> list[str]:
+        """Encoder versions of the waiting windows, by name."""
+        return [row[0] for row in self._fetch("SELECT DISTINCT version FROM windows ORDER BY version", ())]
 
     def put(self, step: Step, cursor: Cursor | None = None) -> list[Key]:
         """Keeps a window, and its stream's cursor with it.

@@ -135,16 +135,14 @@ class EmbeddingStore:
 
     Args:
         path: the database file; made when missing, unless `read_only`.
-        durability: NORMAL survives ``kill -9``, FULL a power cut too.
+        durability: "process" survives ``kill -9``, "power" a power cut too.
         read_only: for searching and exporting beside a running server.
 
     Raises:
         StorageError: the file cannot be opened, is corrupt or of another schema version.
     """
 
-    def __init__(
-        self, path: Path, durability: Durability = Durability.NORMAL, read_only: bool = False
-    ) -> None:
+    def __init__(self, path: Path, durability: Durability = "process", read_only: bool = False) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
         self._stream_ids: dict[tuple[str, str], int] = {}
