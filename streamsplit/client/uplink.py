@@ -157,6 +157,21 @@ class Uplink:
         """Windows on the wire."""
         return len(self._in_flight)
 
+    @property
+    def bytes_measured_on(self) -> str:
+        """"socket" where the operating system counts (everything included), "messages" (our own count, without framing) elsewhere."""
+        return "socket" if self.meter and self.meter.available else "messages"
+
+    @property
+    def uplink_bytes(self) -> int:
+        """Bytes sent to the server so far; see `bytes_measured_on`."""
+        return self.meter.sent if self.meter and self.meter.available else self.message_bytes_up
+
+    @property
+    def downlink_bytes(self) -> int:
+        """Bytes received from the server so far; see `bytes_measured_on`."""
+        return self.meter.received if self.meter and self.meter.available else self.message_bytes_down
+
     # Keeping the stream up.
 
     async def _keep_up(self) -> None:

@@ -31,7 +31,7 @@ from streamsplit.config import NAME_PATTERN
 from streamsplit.wire import messages
 from streamsplit.wire.codec import Codec
 
-MAX_STREAMS_PER_CONNECTION = 256
+MAX_STREAMS_PER_CONNECTION = 4096
 MAX_TEXT = 1024
 BUSY_RETRY_MS = 1000
 STORAGE_RETRY_MS = 5000
@@ -257,7 +257,7 @@ class Session:
         if self.state is State.GREETING:
             return self._close(Code.BAD_MESSAGE, "OpenStream came before Hello")
         if not 0 <= message.index < MAX_STREAMS_PER_CONNECTION:
-            return self._close(Code.BAD_MESSAGE, f"stream index: expected 0..255, got {message.index}")
+            return self._close(Code.BAD_MESSAGE, f"stream index: expected 0..4095, got {message.index}")
         if not NAME_PATTERN.fullmatch(message.stream):
             return self._close(Code.BAD_MESSAGE, f"stream {message.stream[:80]!r}: expected 1 to 64 of [A-Za-z0-9._-]")
         if not 1000 <= message.sample_rate_hz <= 768_000:

@@ -1,0 +1,5 @@
+"""`python -m streamsplit` is `streamsplit`."""
+
+from streamsplit.cli import main
+
+main()

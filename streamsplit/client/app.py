@@ -1,0 +1,139 @@
+"""The client process: settings in, a listening device out, stopped cleanly by SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import torch
+
+from streamsplit.client.capture import MicrophoneSettings, MicrophoneSource
+from streamsplit.client.daemon import Counters, Daemon, DaemonSettings, Source
+from streamsplit.client.edge import Codecs, Edge
+from streamsplit.client.journal import Journal
+from streamsplit.client.observer import LiveObserver, Observer
+from streamsplit.client.spool import Spool
+from streamsplit.client.telemetry import MachineTelemetry
+from streamsplit.client.uplink import Uplink
+from streamsplit.config import ClientSettings
+from streamsplit.encoders.registry import Version, resolve
+from streamsplit.policy.decide import Pilot, make_decider
+from streamsplit.policy.profile import Profile, load_profile, profile_for
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Device:
+    """A client put together and open; `run` is its life.
+
+    Attributes:
+        daemon, uplink, spool, journal: its parts.
+        observer: live, unless the caller gives another.
+    """
+
+    daemon: Daemon
+    uplink: Uplink
+    spool: Spool
+    journal: Journal
+    observer: Observer
+
+    async def run(self) -> Counters:
+        """Runs the stream to its end; returns what was counted."""
+        await self.daemon.run(self.uplink, self.observer)
+        return self.daemon.counters
+
+
+@asynccontextmanager
+async def device(
+    settings: ClientSettings,
+    daemon_settings: DaemonSettings,
+    source: Source,
+    version: Version,
+    observer: Observer | None = None,
+) -> AsyncIterator[Device]:
+    """Puts a client together from its settings.
+
+    Raises:
+        ConfigError: a setting is wrong, or another process uses the same state folder.
+        StorageError: the state folder cannot be used.
+    """
+    torch.set_num_threads(settings.threads)
+    edge = Edge(version, Codecs.from_settings(settings))
+    pilot = Pilot(make_decider(settings.decider, _profile(settings, version), last_split=version.encoder.last_split))
+    spool = Spool(settings.state_dir / "spool.db", int(settings.spool_max_mb * 1e6))
+    with contextlib.ExitStack() as open_:
+        open_.callback(spool.close)
+        journal = Journal(settings.state_dir / "journal.jsonl", int(settings.journal_max_mb * 1e6))
+        open_.callback(journal.close)
+        daemon = Daemon(daemon_settings, source, edge, pilot, spool, journal)
+        uplink = Uplink(settings, version, spool, daemon.answered)
+        live = observer or LiveObserver(MachineTelemetry(), uplink, spool, lambda: daemon.uncertainty)
+        yield Device(daemon, uplink, spool, journal, live)
+
+
+def _profile(settings: ClientSettings, version: Version) -> Profile | None:
+    if settings.profile:
+        return load_profile(settings.profile)
+    return profile_for(version) if settings.decider == "greedy-profile" else None
+
+
+def run(settings: ClientSettings) -> Counters:
+    """Listens to the microphone until SIGTERM or SIGINT."""
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: ClientSettings) -> Counters:
+    version = resolve(settings.encoder, settings.weights)
+    source = MicrophoneSource(MicrophoneSettings(settings.microphone, version.front_end.sample_rate_hz))
+    stream = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
+    daemon_settings = DaemonSettings(stream, settings.decider, alone=settings.server is None)
+    async with device(settings, daemon_settings, source, version) as client:
+        logger.info(
+            "device %s, stream %s, encoder %s, decider %s, server %s; journal %s",
+            settings.device,
+            stream,
+            version.id,
+            settings.decider,
+            settings.server or "none (working alone)",
+            settings.state_dir / "journal.jsonl",
+        )
+        await until_signalled(client.run())
+        return client.daemon.counters
+
+
+async def until_signalled(work: object) -> bool:
+    """Runs a coroutine until it ends or SIGTERM / SIGINT comes, which cancels it so that it can put its things away.
+
+    Returns:
+        True if a signal ended it.
+    """
+    task: asyncio.Task[object] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    signalled = False
+
+    def stop() -> None:
+        nonlocal signalled
+        signalled = True
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not signalled:
+            raise
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    return signalled
+
+

@@ -1,0 +1,125 @@
+"""Child processes of experiments: a server of one's own, restarted when it dies, gone when its parent goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamsplit.errors import StreamSplitError
+
+logger = logging.getLogger(__name__)
+
+START_S = 60.0
+STOP_S = 15.0
+
+
+@dataclass(slots=True)
+class ServerProcess:
+    """A ``streamsplit server`` child.
+
+    Attributes:
+        arguments: of ``streamsplit server``, without listen address and port file.
+        folder: where its port file and log go.
+        port: where it listens; a restart takes the same one.
+        restarts: how often it had to be started again.
+    """
+
+    arguments: Sequence[str]
+    folder: Path
+    port: int = 0
+    restarts: int = 0
+    process: asyncio.subprocess.Process | None = None
+    _stopping: bool = False
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Starts it and waits until it listens.
+
+        Raises:
+            StreamSplitError: it ended instead; the message is its own last line.
+        """
+        port_file = self.folder / "server.port"
+        port_file.unlink(missing_ok=True)
+        log = (self.folder / "server.log").open("ab")
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "streamsplit",
+                "server",
+                *("--listen", f"127.0.0.1:{self.port}"),
+                *("--port-file", str(port_file)),
+                "--stop-with-parent",
+                *self.arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+        finally:
+            log.close()
+        deadline_s = time.monotonic() + START_S
+        while not port_file.exists() or not port_file.read_text():
+            if self.process.returncode is not None:
+                raise StreamSplitError(f"the embedded server did not start: {self._last_words()}")
+            if time.monotonic() > deadline_s:
+                raise StreamSplitError(f"the embedded server did not listen within {START_S:.0f} s: {self._last_words()}")
+            await asyncio.sleep(0.02)
+        self.port = int(port_file.read_text())
+
+    async def keep_alive(self) -> None:
+        """Starts it again, on the same port, whenever it dies."""
+        while True:
+            if self.process is None:
+                raise StreamSplitError("the server was never started")
+            code = await self.process.wait()
+            if self._stopping:
+                return
+            self.restarts += 1
+            logger.warning("the embedded server died (status %s); starting it again", code)
+            await self.start()
+
+    async def stop(self) -> None:
+        """SIGTERM, and patience for its drain."""
+        self._stopping = True
+        if self.process is None or self.process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            await asyncio.wait_for(self.process.wait(), STOP_S)
+        except TimeoutError:
+            logger.warning("the embedded server did not drain within %.0f s", STOP_S)
+            self.process.kill()
+            await self.process.wait()
+
+    def _last_words(self) -> str:
+        try:
+            lines = (self.folder / "server.log").read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "it said nothing"
+
+
+@asynccontextmanager
+async def server_process(arguments: Sequence[str], folder: Path) -> AsyncIterator[ServerProcess]:
+    """A server for as long as the context is open."""
+    server = ServerProcess(arguments, folder)
+    await server.start()
+    guard = asyncio.create_task(server.keep_alive(), name="server-guard")
+    try:
+        yield server
+    finally:
+        await server.stop()
+        guard.cancel()
+        await asyncio.gather(guard, return_exceptions=True)

@@ -1,0 +1,264 @@
+"""Replay: the same client with recordings as its source, repeatable to the bit, resumable after any death.
+
+A run's folder holds everything: ``replay.json`` (what is being run, and whether it is finished), the client's spool and journal, and,
+with an embedded server, that server's store. Run again with the same settings, an unfinished folder goes on where it stopped and a
+finished one is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from streamsplit.audio.files import Recording, find_recordings, shuffled
+from streamsplit.client.app import device, until_signalled
+from streamsplit.client.daemon import DaemonSettings
+from streamsplit.client.journal import read, rewrite
+from streamsplit.client.observer import ReplayObserver
+from streamsplit.client.recording import RecordingSource
+from streamsplit.config import ClientSettings
+from streamsplit.encoders.registry import Version, resolve
+from streamsplit.errors import ConfigError, StorageError, StreamSplitError
+from streamsplit.lab.processes import server_process
+from streamsplit.lab.summary import Run, summarise, write_summary
+from streamsplit.policy.conditions import MadeConditions
+from streamsplit.server.store import EmbeddingStore
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = "embedded"
+STATE_FILE = "replay.json"
+STORE_FILE = "embeddings.db"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """One replay.
+
+    Attributes:
+        source: a recording, a folder of recordings, or a manifest (CSV).
+        out: the run's folder.
+        client: the client's settings; its `state_dir` is replaced by `out`, its `server` may be "embedded".
+        embedded: start a server for this run.
+        speed: "real", "max", or a factor of real time.
+        seed: of the made conditions, and of the order with `shuffle`.
+        shuffle: play the recordings in a seeded order.
+        conditions: "made" from the seed (repeatable), or "live" as measured on this machine.
+        limit: only the first so many recordings.
+        patience_s: give up when the server has not answered for so long.
+    """
+
+    source: Path
+    out: Path
+    client: ClientSettings
+    embedded: bool = True
+    speed: float | Literal["real", "max"] = "max"
+    seed: int = 0
+    shuffle: bool = False
+    conditions: Literal["made", "live"] = "made"
+    limit: int | None = None
+    patience_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What ``replay.json`` says."""
+
+    fingerprint: str
+    settings: dict[str, Any]
+    device: str
+    stream: str
+    finished: bool
+    attempts: int
+
+
+def replay(settings: ReplaySettings, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+    """Runs a replay to its end and writes ``summary.json``.
+
+    Args:
+        settings: see `ReplaySettings`.
+        progress: called with (seconds of audio done, seconds in all) now and then.
+
+    Returns:
+        The summary.
+
+    Raises:
+        StreamSplitError: it could not start or not finish; what was done is kept, and the same call goes on from there.
+    """
+    return asyncio.run(_replay(settings, progress))
+
+
+async def _replay(settings: ReplaySettings, progress: Progress) -> dict[str, Any]:
+    recordings = find_recordings(settings.source)
+    if settings.shuffle:
+        recordings = shuffled(recordings, settings.seed)
+    recordings = recordings[: settings.limit]
+    if not recordings:
+        raise ConfigError(f"{settings.source}: expected at least one recording, found none")
+    version = await asyncio.to_thread(resolve, settings.client.encoder, settings.client.weights)
+    state = _begin(settings, recordings, version)
+    began_s = time.monotonic()
+    usage_before = psutil.Process().cpu_times()
+    async with _server(settings, version) as address:
+        client = settings.client.model_copy(
+            update={"server": address, "state_dir": settings.out, "device": state.device}
+        )
+        source = RecordingSource(recordings, version.front_end.sample_rate_hz, settings.speed)
+        daemon_settings = DaemonSettings(
+            state.stream, client.decider, alone=address is None, lossless=True, patience_s=settings.patience_s
+        )
+        observer = ReplayObserver(MadeConditions(settings.seed)) if settings.conditions == "made" else None
+        async with device(client, daemon_settings, source, version, observer) as running:
+            watcher = asyncio.create_task(_report(source, progress), name="progress")
+            try:
+                if await until_signalled(running.run()):
+                    raise StreamSplitError(
+                        f"stopped after {running.daemon.counters.windows} windows; the same command goes on from there"
+                    )
+            finally:
+                watcher.cancel()
+            counters, uplink = running.daemon.counters, running.uplink
+    usage_after = psutil.Process().cpu_times()
+    cpu_s = (usage_after.user + usage_after.system) - (usage_before.user + usage_before.system)
+    journal = settings.out / "journal.jsonl"
+    records = rewrite(journal)
+    run = Run(
+        windows=counters.windows,
+        stored=_stored(settings, state) if settings.embedded else None,
+        sample_rate_hz=version.front_end.sample_rate_hz,
+        window_samples=version.front_end.window_samples,
+        uplink_bytes=uplink.uplink_bytes,
+        downlink_bytes=uplink.downlink_bytes,
+        bytes_measured_on=uplink.bytes_measured_on,
+        encoder=version.encoder.name,
+        version=version.id,
+        codec=client.codec,
+        decider=client.decider,
+        wall_s=time.monotonic() - began_s,
+        client_cpu_s=cpu_s,
+        client_rss_bytes=psutil.Process().memory_info().rss,
+        skipped=counters.skips,
+        gaps=counters.gaps,
+        resent=counters.duplicates,
+        seed=settings.seed,
+        conditions=settings.conditions,
+        speed=settings.speed,
+        attempts=state.attempts,
+    )
+    summary = summarise(records, run)
+    write_summary(settings.out, summary)
+    _write_state(settings.out, state, finished=True)
+    return summary
+
+
+def _begin(settings: ReplaySettings, recordings: Sequence[Recording], version: Version) -> _State:
+    """Goes on with the run in the folder, or begins a new one in it."""
+    described = _described(settings, recordings, version)
+    fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{settings.out}: cannot be made: {error.strerror}") from None
+    earlier = _read_state(settings.out)
+    if earlier and not earlier.finished:
+        if earlier.fingerprint != fingerprint:
+            changed = [key for key in described if described[key] != earlier.settings.get(key)]
+            raise ConfigError(
+                f"{settings.out} holds an unfinished replay with other settings ({', '.join(changed)}); finish that one with its own "
+                "command, or give another --out, or delete the folder"
+            )
+        logger.info("going on with the unfinished replay in %s", settings.out)
+        state = _State(**{**asdict(earlier), "attempts": earlier.attempts + 1})
+    else:
+        _clear(settings.out)
+        name = settings.client.device if settings.client.token_file or settings.client.tls else None
+        # Without credentials the device's name is this run's own, so that a server meets every run as a new device.
+        unique = f"replay-{fingerprint[:6]}-{time.time_ns() % 16**8:08x}"
+        state = _State(fingerprint, described, name or unique, _stream_name(name, unique, fingerprint), False, 1)
+    _write_state(settings.out, state, finished=False)
+    return state
+
+
+def _stream_name(device_name: str | None, unique: str, fingerprint: str) -> str:
+    return unique if device_name else f"replay-{fingerprint}"
+
+
+def _described(settings: ReplaySettings, recordings: Sequence[Recording], version: Version) -> dict[str, Any]:
+    """What makes two replays the same replay."""
+    client = settings.client
+    return {
+        "source": str(settings.source.resolve()),
+        "recordings": hashlib.sha256("\n".join(r.source for r in recordings).encode()).hexdigest()[:16],
+        "version": version.id,
+        "decider": client.decider,
+        "codecs": [client.codec, client.features_codec, client.embedding_codec, client.audio_codec, client.send_audio],
+        "seed": settings.seed,
+        "conditions": settings.conditions,
+        "server": EMBEDDED if settings.embedded else client.server,
+        "profile": str(client.profile) if client.profile else None,
+    }
+
+
+def _clear(out: Path) -> None:
+    """Removes an earlier run's own files, and nothing else."""
+    for pattern in ("spool.db*", "journal.jsonl*", f"{STORE_FILE}*", "summary.json", "server.log", "server.port"):
+        for path in out.glob(pattern):
+            with contextlib.suppress(IsADirectoryError):
+                path.unlink()
+
+
+
+def _read_state(out: Path) -> _State | None:
+    path = out / STATE_FILE
+    try:
+        return _State(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be understood ({error}); delete the folder or give another --out") from None
+
+
+def _write_state(out: Path, state: _State, finished: bool) -> None:
+    new = out / (STATE_FILE + ".new")
+    try:
+        new.write_text(json.dumps({**asdict(state), "finished": finished}, indent=1))
+        new.replace(out / STATE_FILE)
+    except OSError as error:
+        raise StorageError(f"{out / STATE_FILE}: cannot be written: {error.strerror}") from None
+
+
+@asynccontextmanager
+async def _server(settings: ReplaySettings, version: Version) -> AsyncIterator[str | None]:
+    if not settings.embedded:
+        yield settings.client.server
+        return
+    arguments = ["--encoder", version.encoder.name, "--store", str(settings.out / STORE_FILE)]
+    arguments += ["--max-windows-per-second", "1000000"]
+    if settings.client.weights:
+        arguments += ["--weights", settings.client.weights]
+    async with server_process(arguments, settings.out) as server:
+        yield server.address
+
+
+async def _report(source: RecordingSource, progress: Progress) -> None:
+    while True:
+        progress(source.recordings_done, len(source.recordings))
+        await asyncio.sleep(0.1)
+
+
+def _stored(settings: ReplaySettings, state: _State) -> int:
+    with EmbeddingStore(settings.out / STORE_FILE) as store:
+        return store.count(device=state.device, stream=state.stream)

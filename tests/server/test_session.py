@@ -1,0 +1,214 @@
+"""The session: every state against every event, and what each mistake costs."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from streamsplit.server.session import (
+    Close,
+    Code,
+    Done,
+    DrainRequested,
+    Event,
+    Failed,
+    HalfClosed,
+    HelloOverdue,
+    Process,
+    Reply,
+    Session,
+    SessionLimits,
+    State,
+    WindowJob,
+)
+from streamsplit.wire import messages
+from streamsplit.wire.codec import Codec
+
+HELLO = messages.Hello("1.3", "pi", ("v1", "v0"))
+OPEN = messages.OpenStream(0, "kitchen", 1_000, 16_000)
+WINDOW = messages.WindowMessage(0, 5, 76_800, 0, 2, Codec.INT4, b"abc", -30.0)
+
+
+class FakeVersion:
+    """Splits 0..4, at most ten bytes."""
+
+    description = messages.EncoderVersion("v1", "compact", "front")
+
+    def problem(self, split: int, codec: Codec, payload_bytes: int) -> str | None:
+        return None if 0 <= split <= 4 and payload_bytes <= 10 else "no such payload"
+
+
+def session(**changes: object) -> Session:
+    defaults: dict[str, object] = {"identity": None, "served": {"v1": FakeVersion()}, "limits": SessionLimits(4, 1000)}
+    return Session(**{**defaults, **changes})  # type: ignore[arg-type]
+
+
+def opened(**changes: object) -> Session:
+    made = session(**changes)
+    made.receive(HELLO)
+    made.receive(OPEN)
+    return made
+
+
+def job_of(made: Session, window: messages.WindowMessage = WINDOW) -> WindowJob:
+    (command,) = made.receive(window)
+    assert isinstance(command, Process)
+    return command.job
+
+
+def done(job: WindowJob) -> Done:
+    return Done(job, b"e", 0.25, 1, 2, 3, duplicate=False)
+
+
+def reply(made: Session, event: Event) -> messages.ServerSays:
+    (command,) = made.receive(event)
+    assert isinstance(command, Reply)
+    return command.message
+
+
+def close(made: Session, event: Event) -> Close:
+    (command,) = made.receive(event)
+    assert isinstance(command, Close)
+    assert made.state is State.CLOSED
+    return command
+
+
+def test_a_hello_is_welcomed_with_what_is_served() -> None:
+    welcome = reply(session(), HELLO)
+    assert welcome == messages.Welcome("1.0", (FakeVersion.description,), 4, 1000)
+
+
+def test_a_window_becomes_a_job_with_everything_the_store_needs() -> None:
+    job = job_of(opened(), replace(WINDOW, source="dog.wav", label="dog"))
+    assert (job.device, job.stream, job.sequence, job.start_sample) == ("pi", "kitchen", 5, 76_800)
+    assert (job.version, job.split, job.codec, job.source, job.label) == ("v1", 2, Codec.INT4, "dog.wav", "dog")
+
+
+def test_a_mark_holds_until_the_next_one() -> None:
+    made = opened()
+    job_of(made, replace(WINDOW, source="dog.wav", label="dog"))
+    assert job_of(made, replace(WINDOW, sequence=6)).source == "dog.wav"
+    assert job_of(made, replace(WINDOW, sequence=7, source="")).source is None
+
+
+def test_done_is_acknowledged() -> None:
+    made = opened()
+    assert reply(made, done(job_of(made))) == messages.Acknowledgement(0, 5, b"e", 0.25, 1, 2, 3, False)
+    assert made.in_flight == 0
+
+
+@pytest.mark.parametrize(("again", "kind"), [(True, messages.Busy), (False, messages.Rejected)])
+def test_a_failed_window_is_refused_for_now_or_for_good(again: bool, kind: type) -> None:
+    made = opened()
+    assert isinstance(reply(made, Failed(job_of(made), "disk", again)), kind)
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        (replace(HELLO, protocol="2.0"), Code.INCOMPATIBLE),
+        (replace(HELLO, protocol="nonsense"), Code.INCOMPATIBLE),
+        (replace(HELLO, device="../../etc"), Code.BAD_MESSAGE),
+        (replace(HELLO, device=""), Code.BAD_MESSAGE),
+        (replace(HELLO, versions=()), Code.BAD_MESSAGE),
+        (replace(HELLO, versions=("v",) * 17), Code.BAD_MESSAGE),
+        (OPEN, Code.BAD_MESSAGE),
+        (WINDOW, Code.BAD_MESSAGE),
+        (HalfClosed(), Code.BAD_MESSAGE),
+        (HelloOverdue(), Code.OVERDUE),
+        (DrainRequested(1000), Code.DRAINING),
+    ],
+)
+def test_a_wrong_beginning_ends_the_call(event: Event, code: Code) -> None:
+    assert close(session(), event).code is code
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        HELLO,
+        replace(OPEN, index=4096),
+        replace(OPEN, stream="a b"),
+        replace(OPEN, sample_rate_hz=0),
+        replace(WINDOW, stream=9),
+    ],
+)
+def test_a_mistake_about_the_conversation_ends_the_call(event: Event) -> None:
+    assert close(opened(), event).code is Code.BAD_MESSAGE
+
+
+@pytest.mark.parametrize(
+    "window",
+    [replace(WINDOW, split=5), replace(WINDOW, payload=b"x" * 11), replace(WINDOW, version=2), replace(WINDOW, served_version="v1")],
+)
+def test_a_mistake_about_one_window_costs_that_window(window: messages.WindowMessage) -> None:
+    made = opened()
+    assert isinstance(reply(made, window), messages.Rejected)
+    assert made.state is State.OPEN
+    assert job_of(made, replace(WINDOW, sequence=6))
+
+
+def test_a_version_that_is_not_served_is_answered_with_those_that_are() -> None:
+    gone = reply(opened(), replace(WINDOW, version=1))
+    assert gone == messages.VersionGone(0, 5, (FakeVersion.description,))
+
+
+def test_features_may_be_sent_to_a_version_the_server_named() -> None:
+    assert job_of(opened(), replace(WINDOW, split=0, version=99, served_version="v1")).version == "v1"
+
+
+def test_credentials_must_be_those_of_the_device() -> None:
+    assert close(session(identity="other"), HELLO).code is Code.WRONG_IDENTITY
+    assert isinstance(reply(session(identity="pi"), HELLO), messages.Welcome)
+
+
+def test_a_full_server_turns_a_device_away() -> None:
+    assert close(session(admit=lambda device: "full"), HELLO).code is Code.TOO_MANY
+
+
+def test_beyond_its_windows_in_flight_a_device_is_told_busy() -> None:
+    made = opened(limits=SessionLimits(2, 1000))
+    first = job_of(made)
+    job_of(made, replace(WINDOW, sequence=6))
+    assert isinstance(reply(made, replace(WINDOW, sequence=7)), messages.Busy)
+    made.receive(done(first))
+    assert job_of(made, replace(WINDOW, sequence=7))
+
+
+def test_beyond_its_rate_a_device_is_told_busy() -> None:
+    assert isinstance(reply(opened(take=lambda: False), WINDOW), messages.Busy)
+
+
+def test_draining_finishes_what_is_in_flight_and_takes_no_more() -> None:
+    made = opened()
+    job = job_of(made)
+    assert reply(made, DrainRequested(5000)) == messages.Drain(5000)
+    assert isinstance(reply(made, replace(WINDOW, sequence=6)), messages.Busy)
+    assert made.receive(HalfClosed()) == []
+    acknowledgement, end = made.receive(done(job))
+    assert isinstance(acknowledgement, Reply)
+    assert end == Close(Code.OK)
+
+
+def test_a_device_that_leaves_with_nothing_in_flight_is_let_go() -> None:
+    assert close(opened(), HalfClosed()).code is Code.OK
+
+
+EVENTS: tuple[Event, ...] = (HELLO, OPEN, WINDOW, DrainRequested(1), HalfClosed(), HelloOverdue())
+
+
+@pytest.mark.parametrize("events", list(itertools.product(EVENTS, repeat=3)))
+def test_every_event_is_answered_in_every_state_and_nothing_after_the_close(events: tuple[Event, ...]) -> None:
+    made = session()
+    jobs: list[WindowJob] = []
+    for event in events:
+        was = made.state
+        commands = made.receive(event)
+        jobs += [command.job for command in commands if isinstance(command, Process)]
+        if was is State.CLOSED:
+            assert commands == []
+    for job in jobs:
+        made.receive(done(job))
+    assert made.in_flight == 0 or made.state is State.CLOSED
