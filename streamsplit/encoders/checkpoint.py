@@ -1,0 +1,189 @@
+"""Encoder versions on disk: one safetensors file with the unfolded weights, the ranges, and all the rest as metadata.
+
+Metadata (strings): format "streamsplit-encoder", format_version "1", id, name, front_end and options (JSON), expected_bytes (JSON,
+"split:codec" -> bytes), trained ("true" or "false"), note. Tensors: "weights/NAME", and "ranges/SPLIT/low" and ".../high".
+Nothing in it is ever executed. The name in `id` is recomputed on loading, so a damaged file is found out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from streamsplit.audio.features import FrontEndSettings
+from streamsplit.encoders.catalogue import build
+from streamsplit.encoders.split import SplitEncoder
+from streamsplit.encoders.version import Version, freeze
+from streamsplit.errors import ConfigError, StorageError
+from streamsplit.wire.codec import Codec, Ranges
+
+FORMAT: Final = "streamsplit-encoder"
+FORMAT_VERSION: Final = 1
+WEIGHTS, RANGES = "weights/", "ranges/"
+
+
+def save(version: Version, path: Path) -> None:
+    """Writes a version so that training can go on from it; the file appears whole or not at all.
+
+    Raises:
+        StorageError: the folder is missing, read-only or full.
+    """
+    tensors = {WEIGHTS + name: tensor.contiguous() for name, tensor in version.state.items()}
+    for split, bounds in version.ranges.items():
+        tensors[f"{RANGES}{split}/low"] = torch.from_numpy(bounds.low)
+        tensors[f"{RANGES}{split}/high"] = torch.from_numpy(bounds.high)
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "id": version.id,
+        "name": version.name,
+        "front_end": version.front_end.to_json(),
+        "options": json.dumps(version.encoder.options, sort_keys=True),
+        "expected_bytes": json.dumps(
+            {f"{split}:{codec}": size for (split, codec), size in version.expected_bytes.items()}
+        ),
+        "trained": json.dumps(version.trained),
+        "note": version.note,
+    }
+    _write(path, to_bytes(tensors, metadata))
+
+
+def load(path: Path) -> Version:
+    """Reads a version, ready for inference.
+
+    Raises:
+        ConfigError: no such file, or not one of ours, or of a newer format.
+        StorageError: damaged or truncated.
+    """
+    metadata, tensors = _read(path)
+    front_end, options = _parse(path, metadata)
+    with torch.random.fork_rng(devices=[]):
+        encoder = build(metadata["name"], front_end, options)
+    _fill(
+        path,
+        encoder,
+        {key.removeprefix(WEIGHTS): value for key, value in tensors.items() if key.startswith(WEIGHTS)},
+    )
+    version = freeze(
+        encoder,
+        _ranges(path, encoder, tensors),
+        _expected_bytes(path, metadata),
+        metadata.get("trained") == "true",
+        metadata.get("note", ""),
+    )
+    if version.id != metadata.get("id"):
+        raise StorageError(f"{path}: damaged: its contents are {version.id}, expected {metadata.get('id')}")
+    return version
+
+
+def load_trainable(path: Path) -> SplitEncoder:
+    """Reads the unfolded encoder, to train it further. Raises as `load` does."""
+    return load(path).trainable()
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: expected an encoder file, got {'a folder' if path.is_dir() else 'nothing there'}"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            _check_format(path, metadata)
+            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise StorageError(f"{path}: damaged or not a safetensors file: {error}") from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT or "name" not in metadata:
+        raise ConfigError(f"{path}: expected a StreamSplit encoder, got another safetensors file")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise ConfigError(
+            f"{path}: expected encoder format {FORMAT_VERSION}, got {metadata.get('format_version')}"
+        )
+
+
+def _parse(path: Path, metadata: Mapping[str, str]) -> tuple[FrontEndSettings, dict[str, object]]:
+    try:
+        front_end = FrontEndSettings.from_json(metadata["front_end"])
+        options = json.loads(metadata["options"])
+    except (KeyError, ValueError) as error:
+        raise StorageError(f"{path}: damaged metadata: {error}") from error
+    if not isinstance(options, dict):
+        raise StorageError(f"{path}: damaged metadata: expected options as an object, got {options!r}")
+    return front_end, options
+
+
+def _fill(path: Path, encoder: SplitEncoder, weights: dict[str, Tensor]) -> None:
+    """Loads weights after checking that each is there, of the right shape and type, and finite."""
+    expected = encoder.state_dict()
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise StorageError(f"{path}: {encoder.name}: tensor {missing[0]} is missing ({len(missing)} in all)")
+    if foreign := sorted(weights.keys() - expected.keys()):
+        raise StorageError(
+            f"{path}: {encoder.name}: tensor {foreign[0]} is not one of its own ({len(foreign)} in all)"
+        )
+    for name, want in expected.items():
+        got = weights[name]
+        if got.shape != want.shape or got.dtype != want.dtype:
+            raise StorageError(
+                f"{path}: {name}: expected {want.dtype} {tuple(want.shape)}, got {got.dtype} {tuple(got.shape)}"
+            )
+        if not torch.isfinite(got).all():
+            raise StorageError(f"{path}: {name}: expected finite numbers, got NaN or infinity")
+    encoder.load_state_dict(weights)
+
+
+def _ranges(path: Path, encoder: SplitEncoder, tensors: Mapping[str, Tensor]) -> dict[int, Ranges]:
+    ranges = {}
+    for split in range(encoder.last_split):
+        bounds = [tensors.get(f"{RANGES}{split}/{side}") for side in ("low", "high")]
+        channels = (encoder.activation_spec(split).shape[0],)
+        low, high = bounds
+        if low is None or high is None or low.shape != channels or high.shape != channels:
+            raise StorageError(
+                f"{path}: ranges of split {split}: expected {channels[0]} channels, low and high"
+            )
+        if low.dtype != torch.float32 or high.dtype != torch.float32 or not bool((low < high).all()):
+            raise StorageError(f"{path}: ranges of split {split}: expected float32 with low below high")
+        ranges[split] = Ranges(low.numpy(), high.numpy())
+    return ranges
+
+
+def _expected_bytes(path: Path, metadata: Mapping[str, str]) -> dict[tuple[int, Codec], float]:
+    try:
+        sizes = {}
+        for key, size in json.loads(metadata["expected_bytes"]).items():
+            split, _, codec = key.partition(":")
+            sizes[int(split), Codec(codec)] = float(size)
+        return sizes
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise StorageError(f"{path}: damaged metadata: expected_bytes: {error}") from error
