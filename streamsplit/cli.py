@@ -14,6 +14,7 @@ from rich.table import Table
 
 from streamsplit import __version__
 from streamsplit.errors import ConfigError, StreamSplitError
+from streamsplit.policy.observation import AUDIO_SPLIT
 
 app = typer.Typer(
     name="streamsplit",
@@ -444,7 +445,7 @@ def _decider(split: str | None, decider: str | None) -> str | None:
         return decider
     if decider is not None:
         raise ConfigError(f"--split {split} and --decider {decider}: give one of them")
-    return f"fixed:{split}"
+    return f"fixed:{AUDIO_SPLIT if split == 'audio' else split}"
 
 
 def _speed(text: str) -> Any:

@@ -119,6 +119,7 @@ class Daemon:
         self._choice: Choice | None = None
         self._offered: dict[tuple[str, int], tuple[float, float]] = {}
         self._progress = asyncio.Event()
+        self._uplink_bytes: Callable[[], int] = lambda: 0
         self.uncertainty: float | None = None
         self.counters = Counters()
 
@@ -129,6 +130,7 @@ class Daemon:
             CaptureError: the source cannot be opened.
             LinkError, RefusedError: with `lossless`, when the server does not come (back).
         """
+        self._uplink_bytes = lambda: uplink.uplink_bytes
         self._spool.open_stream(self._settings.stream, int(time.time() * 1000), self._source.sample_rate_hz)
         self._journal.write(self._stream_record())
         resume_at = (self._spool.cursor(self._settings.stream) or Cursor(0, 0)).next_sequence
@@ -136,10 +138,10 @@ class Daemon:
             try:
                 async for window in self._windows():
                     self.counters.windows += 1
-                    if window.sequence < resume_at:
-                        continue
                     observation = observer.observe(window, self._choice.split if self._choice else None)
                     self._choice = self._pilot.choose(observation, self._options)
+                    if window.sequence < resume_at:
+                        continue  # done in an earlier run; deciding again keeps the pilot in step with that run
                     decision = {
                         "decider": self._settings.decider,
                         "reason": self._choice.reason,
@@ -289,6 +291,7 @@ class Daemon:
                 "tail_ms": ack.tail_us / 1e3,
                 "store_ms": ack.store_us / 1e3,
             }
+        measured["uplink_bytes"] = self._uplink_bytes()
         measured["unix_ms"] = int(time.time() * 1000)
         return measured
 

@@ -22,10 +22,10 @@ import grpc
 from streamsplit import __version__
 from streamsplit.client.channel import meaning, metadata, open_channel
 from streamsplit.client.edge import as_features
-from streamsplit.client.socket_stats import SocketMeter
+from streamsplit.client.socket_stats import SocketMeter, supported
 from streamsplit.client.spool import Spool
 from streamsplit.client.step import Step
-from streamsplit.client.telemetry import LinkEstimator
+from streamsplit.client.link_estimator import LinkEstimator
 from streamsplit.config import ClientSettings, split_address
 from streamsplit.encoders.registry import Version
 from streamsplit.errors import LinkError, RefusedError, RemoteProtocolError, StorageError
@@ -159,18 +159,18 @@ class Uplink:
 
     @property
     def bytes_measured_on(self) -> str:
-        """"socket" where the operating system counts (everything included), "messages" (our own count, without framing) elsewhere."""
-        return "socket" if self.meter and self.meter.available else "messages"
+        """What `uplink_bytes` counts: "socket" (everything, framing and TLS included) or, where no system tells, "messages"."""
+        return "socket" if supported() else "messages"
 
     @property
     def uplink_bytes(self) -> int:
-        """Bytes sent to the server so far; see `bytes_measured_on`."""
-        return self.meter.sent if self.meter and self.meter.available else self.message_bytes_up
+        """Bytes sent to the server so far, as of at most half a second ago."""
+        return self.meter.total.sent if self.meter and supported() else self.message_bytes_up
 
     @property
     def downlink_bytes(self) -> int:
-        """Bytes received from the server so far; see `bytes_measured_on`."""
-        return self.meter.received if self.meter and self.meter.available else self.message_bytes_down
+        """Bytes received from the server so far, as of at most half a second ago."""
+        return self.meter.total.received if self.meter and supported() else self.message_bytes_down
 
     # Keeping the stream up.
 

@@ -24,7 +24,7 @@ import psutil
 from streamsplit.audio.files import Recording, find_recordings, shuffled
 from streamsplit.client.app import device, until_signalled
 from streamsplit.client.daemon import DaemonSettings
-from streamsplit.client.journal import read, rewrite
+from streamsplit.client.journal import Journal, read
 from streamsplit.client.observer import ReplayObserver
 from streamsplit.client.recording import RecordingSource
 from streamsplit.config import ClientSettings
@@ -134,7 +134,7 @@ async def _replay(settings: ReplaySettings, progress: Progress) -> dict[str, Any
     usage_after = psutil.Process().cpu_times()
     cpu_s = (usage_after.user + usage_after.system) - (usage_before.user + usage_before.system)
     journal = settings.out / "journal.jsonl"
-    records = rewrite(journal)
+    records = _canonical(journal)
     run = Run(
         windows=counters.windows,
         stored=_stored(settings, state) if settings.embedded else None,
@@ -257,6 +257,31 @@ async def _report(source: RecordingSource, progress: Progress) -> None:
     while True:
         progress(source.recordings_done, len(source.recordings))
         await asyncio.sleep(0.1)
+
+
+def _canonical(journal: Path) -> list[dict[str, Any]]:
+    """Puts a finished run's journal in the order of its windows, one line each: acknowledgements come in the order of chance."""
+    once = {_rank(record, place): record for place, record in enumerate(read(journal))}
+    records = [once[rank] for rank in sorted(once)]
+    new = journal.with_suffix(".new")
+    with Journal(new) as ordered:
+        for record in records:
+            ordered.write(record)
+    new.replace(journal)
+    return records
+
+
+def _rank(record: dict[str, Any], place: int) -> tuple[int, int, int, str]:
+    """Streams, then windows by sequence, then gaps by sample, then skips; records of equal rank are the same one told twice."""
+    match record["kind"]:
+        case "stream":
+            return (0, 0, 0, "")
+        case "window":
+            return (1, record["sequence"], 0, record["stream"])
+        case "gap":
+            return (2, record["start_sample"], 0, record["reason"])
+        case _:
+            return (3, 0, 0, str(record.get("source", place)))
 
 
 def _stored(settings: ReplaySettings, state: _State) -> int:

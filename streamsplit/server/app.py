@@ -107,18 +107,29 @@ async def running(
         await asyncio.to_thread(tail.stop)
 
 
-def run(settings: ServerSettings, ready: Callable[[RunningServer], None]) -> None:
-    """Runs until SIGTERM or SIGINT, then drains; `ready` is told the port.
+def run(
+    settings: ServerSettings, ready: Callable[[RunningServer], None], stop_with_parent: bool = False
+) -> None:
+    """Runs until SIGTERM or SIGINT, then drains.
+
+    Args:
+        settings: all it is told.
+        ready: told the port once it listens.
+        stop_with_parent: drain as well when standard input ends, as it does when the process that made the pipe dies.
 
     Raises:
         StreamSplitError: it could not start, or its compute died.
     """
-    asyncio.run(_run(settings, ready))
+    asyncio.run(_run(settings, ready, stop_with_parent))
 
 
-async def _run(settings: ServerSettings, ready: Callable[[RunningServer], None]) -> None:
+async def _run(
+    settings: ServerSettings, ready: Callable[[RunningServer], None], stop_with_parent: bool
+) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    if stop_with_parent:
+        loop.add_reader(sys.stdin.fileno(), stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     failure: list[Exception] = []
