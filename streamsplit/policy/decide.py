@@ -1,0 +1,268 @@
+"""Deciders: which of the possible options a device takes, and why.
+
+    options --mask--> what is possible now --decider--> Choice, kept by `Pilot` for ten windows or until something changes
+
+A decider is stateless: the same observation and options give the same choice. Under 50 us each on a desktop core (`benchmarks/`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+from streamsplit.errors import ConfigError
+from streamsplit.policy.cost import predict_energy_mj, predict_latency_ms
+from streamsplit.policy.observation import Observation, Option
+from streamsplit.policy.profile import Profile
+
+Objective = Literal["latency", "energy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to do with the next windows.
+
+    Attributes:
+        split, codec: of the option taken.
+        reason: one line for the journal and for people.
+        expected: what the decider counts on, by name with its unit ("payload_bytes", "latency_ms", ...).
+    """
+
+    split: int
+    codec: str
+    reason: str
+    expected: dict[str, float] = field(default_factory=dict)
+
+
+class Decider(Protocol):
+    """Chooses among what is possible now."""
+
+    @property
+    def name(self) -> str:
+        """As `make_decider` takes it."""
+
+    def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
+        """One of `options`, which are already masked and never empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSplit:
+    """Always the same split; on the device where that is impossible now."""
+
+    split: int
+
+    @property
+    def name(self) -> str:
+        """``fixed:K``."""
+        return f"fixed:{self.split}"
+
+    def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
+        """The option of this split, else the deepest."""
+        for option in options:
+            if option.split == self.split:
+                return _chosen(option, f"split {self.split} is fixed")
+        why = "no server" if not observation.server_available else "the link or the settings rule it out"
+        return _chosen(
+            _deepest(options), f"split {self.split} is fixed but not possible now ({why}): deepest instead"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Heuristic:
+    """Depth = 0.6 x free CPU + 0.4 x (1 - bandwidth): an idle processor and a slow link keep the work on the device.
+
+    Free CPU is the idle share, 0 while the device is throttled. Bandwidth is the estimated uplink rate on a logarithmic scale from
+    `slow_bps` (0) to `fast_bps` (1); unknown counts as 0.5. The possible options, ordered from all on the server to all on the device, share
+    depths 0 to 1 in equal parts: five options and depth 0.5 give the third.
+    """
+
+    slow_bps: float = 100e3
+    fast_bps: float = 10e6
+
+    @property
+    def name(self) -> str:
+        """``heuristic``."""
+        return "heuristic"
+
+    def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
+        """The option whose part of the depth scale the observation falls into."""
+        free = 0.0 if observation.throttled else min(1.0, max(0.0, 1.0 - observation.cpu_percent / 100.0))
+        bandwidth = self._bandwidth(observation.uplink_bps)
+        depth = 0.6 * free + 0.4 * (1.0 - bandwidth)
+        ordered = sorted(options, key=_depth)
+        option = ordered[min(int(depth * len(ordered)), len(ordered) - 1)]
+        reason = (
+            f"free CPU {free:.0%}, bandwidth {bandwidth:.0%}: depth {depth:.2f} of {len(ordered)} options"
+        )
+        return _chosen(option, reason, depth=round(depth, 4))
+
+    def _bandwidth(self, uplink_bps: float | None) -> float:
+        if uplink_bps is None:
+            return 0.5
+        share = math.log(max(uplink_bps, 1.0) / self.slow_bps) / math.log(self.fast_bps / self.slow_bps)
+        return min(1.0, max(0.0, share))
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyProfile:
+    """The option with the least predicted latency or energy, from this device's measured profile (Neurosurgeon, ASPLOS 2017).
+
+    Blind to everything the next window suffers from, and to quality: the baseline an adaptive policy has to beat.
+    """
+
+    profile: Profile
+    objective: Objective = "latency"
+
+    @property
+    def name(self) -> str:
+        """``greedy-profile`` or ``greedy-profile:energy``."""
+        return "greedy-profile" if self.objective == "latency" else f"greedy-profile:{self.objective}"
+
+    def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
+        """The cheapest option; the deeper of two equal ones."""
+        best, least = options[0], math.inf
+        for option in options:
+            cost = self._cost(option, observation)
+            if cost < least or (cost == least and option.split > best.split):
+                best, least = option, cost
+        latency_ms = predict_latency_ms(self.profile, best, observation).total
+        energy_mj = predict_energy_mj(self.profile, best, observation).total
+        unit = "ms" if self.objective == "latency" else "mJ (modelled)"
+        return _chosen(
+            best,
+            f"least predicted {self.objective} of {len(options)} options: {least:.1f} {unit}",
+            latency_ms=round(latency_ms, 3),
+            energy_mj=round(energy_mj, 3),
+        )
+
+    def _cost(self, option: Option, observation: Observation) -> float:
+        predict = predict_latency_ms if self.objective == "latency" else predict_energy_mj
+        return predict(self.profile, option, observation).total
+
+
+def mask(
+    options: Sequence[Option], observation: Observation, last_split: int, hop_s: float = 0.96
+) -> list[Option]:
+    """What is possible now, in the order given.
+
+    Without a server only embedding on the device is. An option whose payload would keep the link busy longer than the time to the next
+    window can never catch up, and is left out if the link's rate is known; if that leaves nothing, the smallest payload stays. Audio is
+    among `options` only where the settings allow it to leave the device.
+
+    Args:
+        options: everything this device could ever do, the last split included.
+        hop_s: seconds from one window to the next.
+
+    Raises:
+        ValueError: no option embeds on the device.
+    """
+    local = [option for option in options if option.split == last_split]
+    if not local:
+        raise ValueError(
+            f"options: expected one with split {last_split}, got {[option.split for option in options]}"
+        )
+    if not observation.server_available:
+        return local
+    if observation.uplink_bps is None:
+        return list(options)
+    budget_bytes = observation.uplink_bps * hop_s / 8.0
+    possible = [option for option in options if option.payload_bytes <= budget_bytes]
+    return possible or [min(options, key=lambda option: option.payload_bytes)]
+
+
+class Pilot:
+    """Holds a decision for some windows: changing one's mind every second costs more than it brings.
+
+    It decides anew every `every` windows, and at once when the server comes or goes, when the possible options change, or when the
+    processor begins or ends to be throttled. Its state is the choice in force and its age; a replay that shows it the same observations gets
+    the same choices.
+
+    Args:
+        decider: who decides.
+        every: windows per decision, at least 1.
+        hop_s: see `mask`.
+    """
+
+    def __init__(self, decider: Decider, every: int = 10, hop_s: float = 0.96) -> None:
+        if every < 1:
+            raise ValueError(f"every: expected at least 1 window, got {every}")
+        self.decider = decider
+        self.decisions = 0
+        self._every = every
+        self._hop_s = hop_s
+        self._age = 0
+        self._choice: Choice | None = None
+        self._situation: tuple[object, ...] = ()
+
+    def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
+        """The choice for the next window; `options` unmasked, the same every time unless the version changes."""
+        possible = mask(options, observation, max(option.split for option in options), self._hop_s)
+        situation = (
+            observation.server_available,
+            observation.throttled,
+            tuple((option.split, option.codec) for option in possible),
+        )
+        if self._choice is None or self._age >= self._every or situation != self._situation:
+            self._choice = self.decider.choose(observation, possible)
+            self._situation, self._age = situation, 0
+            self.decisions += 1
+        self._age += 1
+        return self._choice
+
+
+def make_decider(name: str, profile: Profile | None = None, last_split: int | None = None) -> Decider:
+    """A decider by the name a user gives it.
+
+    Args:
+        name: ``fixed:K``, ``heuristic``, ``greedy-profile`` or ``greedy-profile:energy``.
+        profile: this device's, for greedy-profile.
+        last_split: L of the encoder, to check K.
+
+    Raises:
+        ConfigError: an unknown name, a split the encoder does not have, or no profile.
+    """
+    kind, _, argument = name.partition(":")
+    if name == "heuristic":
+        return Heuristic()
+    if kind == "fixed":
+        return FixedSplit(_split(name, argument, last_split))
+    if kind == "greedy-profile" and (argument in get_args(Objective) or name == kind):
+        if profile is None:
+            raise ConfigError(
+                f"decider {name!r}: expected a profile of this device (`streamsplit profile`), got none"
+            )
+        return GreedyProfile(profile, "energy" if argument == "energy" else "latency")
+    raise ConfigError(
+        f"decider {name!r}: expected fixed:K, heuristic, greedy-profile or greedy-profile:energy"
+    )
+
+
+def _split(name: str, argument: str, last_split: int | None) -> int:
+    legal = (
+        "-1 (audio), 0 (features) or more"
+        if last_split is None
+        else f"-1 (audio), 0 (features) to {last_split} (on the device)"
+    )
+    try:
+        split = int(argument)
+    except ValueError:
+        raise ConfigError(f"decider {name!r}: expected fixed:K with K {legal}") from None
+    if split < -1 or (last_split is not None and split > last_split):
+        raise ConfigError(f"decider {name!r}: expected fixed:K with K {legal}")
+    return split
+
+
+def _chosen(option: Option, reason: str, **expected: float) -> Choice:
+    return Choice(
+        option.split, option.codec, reason, {"payload_bytes": round(option.payload_bytes, 1), **expected}
+    )
+
+
+def _depth(option: Option) -> int:
+    return option.split
+
+
+def _deepest(options: Sequence[Option]) -> Option:
+    return max(options, key=_depth)
