@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from streamsplit.audio.features import LogMel
-from streamsplit.encoders.registry import Version
+from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError
 from streamsplit.policy.observation import AUDIO_SPLIT
 from streamsplit.policy.power import PI4_WIFI, PowerModel

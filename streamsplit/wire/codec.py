@@ -256,8 +256,9 @@ def unpack_embeddings(payloads: Sequence[bytes], codec: Codec, dim: int) -> Arra
                 f"embedding {index + 1} of {many}: expected {expected} bytes, got {len(payload)}"
             )
     rows: _Bytes = np.frombuffer(b"".join(payloads), np.uint8).reshape(many, expected)
-    z = _components(rows, codec, dim)
-    norms = np.sqrt(np.square(z).sum(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # a stranger's NaN is found just below
+        z = _components(rows, codec, dim)
+        norms = np.sqrt(np.square(z).sum(axis=1, keepdims=True))
     legal = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
     if not legal.all():
         index = int(np.argmin(legal))
@@ -317,7 +318,8 @@ def _per_channel(spec: TensorSpec, ranges: Ranges) -> tuple[int, ...]:
 def _floats(rows: _Bytes, bits: int, shape: tuple[int, ...]) -> Array:
     width = bits // 8
     planes = rows.reshape(len(rows), width, -1).transpose(0, 2, 1)
-    values: Array = np.ascontiguousarray(planes).view(f"<f{width}").astype(np.float32).reshape(shape)
+    with np.errstate(invalid="ignore"):  # a stranger's NaN is found just below
+        values: Array = np.ascontiguousarray(planes).view(f"<f{width}").astype(np.float32).reshape(shape)
     finite = np.isfinite(values)
     if not finite.all():
         index = int(np.argmin(finite.reshape(len(rows), -1).all(axis=1)))
