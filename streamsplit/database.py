@@ -11,6 +11,7 @@ commit and survives that too; on an SD card that costs milliseconds a commit ins
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ def storage_error(path: Path, doing: str, error: sqlite3.Error) -> StorageError:
     primary = None if code is None else code & 0xFF
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     what = _WHAT.get(primary, str(error)) if primary is not None else str(error)
+    if primary == sqlite3.SQLITE_CANTOPEN and path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+        what = "its folder is read-only"
     kind = CorruptError if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else StorageError
     return kind(f"{path}: cannot {doing}: {what} ({name})")
 

@@ -92,7 +92,7 @@ def summarise(records: Iterable[Record], run: Run) -> dict[str, Any]:
     """Counts, bytes, latencies and the digest of a run.
 
     Counts are of distinct windows. ``lost`` are those the source gave that are neither in the store (or, where it cannot be looked into,
-    acknowledged) nor accounted for as dropped or rejected; ``duplicated`` are rows in the store beyond one per finished window. Both
+    acknowledged) nor accounted for as dropped or rejected; ``duplicated`` are rows in the store beyond one per window. Both
     are 0 unless something is broken. Latencies run from a window's last sample to its usable embedding, and count finished windows only.
 
     Args:
@@ -114,7 +114,7 @@ def summarise(records: Iterable[Record], run: Run) -> dict[str, Any]:
         "acknowledged": sum(record["state"] == "acknowledged" for record in finished.values()),
         "stored": run.stored,
         "lost": max(0, windows - present - accounted),
-        "duplicated": max(0, run.stored - len(finished)) if run.stored is not None else 0,
+        "duplicated": max(0, run.stored - max(windows, len(states))) if run.stored is not None else 0,
         "resent": run.resent if run.resent is not None else _count(kept, "window", "duplicate"),
         "dropped": sum(state == "dropped" for state in states.values()),
         "rejected": sum(state == "rejected" for state in states.values()),
