@@ -358,11 +358,11 @@ def profile(
 ) -> None:
     """Measure this device: milliseconds per block, bytes per split; for `--decider greedy-profile --profile FILE`."""
     from streamsplit.encoders.registry import resolve
-    from streamsplit.policy.profile import measure_profile, render, save_profile
+    from streamsplit.policy.profile import measure_profile
 
     measured = measure_profile(resolve(encoder, weights), repeats=repeats)
-    save_profile(measured, out_file)
-    out.print(render(measured))
+    measured.save(out_file)
+    out.print(_profile_table(measured))
     out.print(f"written to {out_file}", soft_wrap=True)
 
 
@@ -433,6 +433,27 @@ def keys_token(
     from streamsplit.server import keys
 
     _print_paths(keys.make_token(devices, device, out_file or Path(f"{device}.token")))
+
+
+def _profile_table(measured: Any) -> Table:
+    codecs = sorted({codec for _, codec in measured.payload_bytes})
+    splits = sorted({split for split, _ in measured.payload_bytes})
+    table = Table(
+        "split", "head ms", "tail ms (batch 1)", *codecs,
+        title=f"{measured.version} on {measured.device}: features {measured.features_ms.p50:.2f} ms; bytes a window by codec",
+    )
+    for split in splits:
+        head, tail = measured.head_ms.get(split), measured.tail_ms.get(split)
+        table.add_row(
+            {-1: "audio", measured.last_split: f"{measured.last_split} (here)"}.get(split, str(split)),
+            f"{head.p50:.2f}" if head else "",
+            f"{tail:.2f}" if tail else "",
+            *(
+                f"{measured.payload_bytes[split, codec]:.0f}" if (split, codec) in measured.payload_bytes else ""
+                for codec in codecs
+            ),
+        )
+    return table
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any] | None:

@@ -52,9 +52,7 @@ def metadata(settings: ClientSettings) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
 
 
-def meaning(
-    error: grpc.aio.AioRpcError | None, code: grpc.StatusCode, details: str, server: str
-) -> StreamSplitError:
+def meaning(code: grpc.StatusCode, details: str, server: str) -> StreamSplitError:
     """What the end of a call means for the device: try again (`LinkError`) or do not (`RefusedError`)."""
     text = " ".join((details or code.name.lower()).split())
     if code in _REFUSALS:

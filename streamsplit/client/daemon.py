@@ -135,6 +135,8 @@ class Daemon:
         self._journal.write(self._stream_record())
         resume_at = (self._spool.cursor(self._settings.stream) or Cursor(0, 0)).next_sequence
         async with self._source, uplink:
+            if self._settings.lossless and not self._settings.alone:
+                await uplink.welcomed()
             try:
                 async for window in self._windows():
                     self.counters.windows += 1
@@ -150,8 +152,11 @@ class Daemon:
                     }
                     step = await asyncio.to_thread(self._edge.process, window, self._choice)
                     await self._offer(replace(step, decision=decision), uplink)
-            finally:
-                await self._flush(uplink)
+            except asyncio.CancelledError:  # someone stopped a live stream: what it has heard may still be sent
+                if not self._settings.lossless:
+                    await self._flush(uplink)
+                raise
+            await self._flush(uplink)
 
     async def _windows(self) -> AsyncIterator[Window]:
         """Windows of the source; gaps and skips go to the journal on the way."""
@@ -218,6 +223,7 @@ class Daemon:
         self._progress.clear()
         waited_s = 0.0
         while not self._progress.is_set() and self._spool.windows:
+            uplink.wake()
             if isinstance(uplink.error, RefusedError):
                 raise uplink.error
             if waited_s >= self._settings.patience_s:

@@ -16,7 +16,7 @@ from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version
 from streamsplit.policy.decide import Choice
 from streamsplit.policy.observation import AUDIO_SPLIT, Option
-from streamsplit.wire.audio import pack_audio
+from streamsplit.wire.audio import audio_bytes, pack_audio
 from streamsplit.wire.codec import Codec, embedding_bytes, pack, pack_embedding, packed_bytes
 
 
@@ -68,9 +68,9 @@ class Edge:
                 expected = float(packed_bytes(self.version.encoder.activation_spec(split), codec))
             options.append(Option(split, str(codec), expected))
         if self._codecs.audio is not None:
-            options.append(
-                Option(AUDIO_SPLIT, str(self._codecs.audio), self._audio_bytes(self._codecs.audio))
-            )
+            front_end = self.version.front_end
+            expected = audio_bytes(self._codecs.audio, front_end.sample_rate_hz, front_end.window_samples)
+            options.append(Option(AUDIO_SPLIT, str(self._codecs.audio), expected))
         return options
 
     def process(self, window: Window, choice: Choice) -> Step:
@@ -125,13 +125,6 @@ class Edge:
 
     def _embedding_bytes(self) -> float:
         return float(embedding_bytes(self._codecs.embedding, self.version.encoder.embedding_dim))
-
-    def _audio_bytes(self, codec: Codec) -> float:
-        """Measured on ESC-50 recordings: FLAC 0.56 of PCM, Opus about 24 kbit/s."""
-        front_end = self.version.front_end
-        pcm = 2.0 * front_end.window_samples
-        seconds = front_end.window_samples / front_end.sample_rate_hz
-        return {Codec.PCM16: pcm, Codec.FLAC: 0.56 * pcm, Codec.OPUS: 3000.0 * seconds}[codec]
 
 
 def as_features(step: Step, version: str) -> Step | None:

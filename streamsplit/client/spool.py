@@ -201,6 +201,11 @@ class Spool:
         """Encoder versions of the waiting windows, by name."""
         return [row[0] for row in self._fetch("SELECT DISTINCT version FROM windows ORDER BY version", ())]
 
+    def versions(self) -> list[str]:
+        """The encoder versions of the windows that wait, most windows first."""
+        rows = self._fetch("SELECT version FROM windows GROUP BY version ORDER BY COUNT(*) DESC, version", ())
+        return [row[0] for row in rows]
+
     def put(self, step: Step, cursor: Cursor | None = None) -> list[Key]:
         """Keeps a window, and its stream's cursor with it.
 

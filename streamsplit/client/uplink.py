@@ -117,7 +117,6 @@ class Uplink:
         self.state = LinkState.DOWN
         self.serves_ours = False
         self.error: Exception | None = None
-        self.changed = asyncio.Event()
         self.connections = 0
         self.message_bytes_up = 0
         self.message_bytes_down = 0
@@ -146,6 +145,22 @@ class Uplink:
         if self._task and self._task.done():
             self._task.result()
         self._wake.set()
+
+    async def welcomed(self) -> None:
+        """Returns once the server has let this device in.
+
+        Raises:
+            RefusedError: it said no.
+            LinkError: it did not answer within `connect_timeout_s`.
+        """
+        deadline_s = self._clock() + self._settings.connect_timeout_s
+        while self.state is not LinkState.UP:
+            self.wake()
+            if isinstance(self.error, RefusedError):
+                raise self.error
+            if self._clock() > deadline_s:
+                raise LinkError(str(self.error or f"server {self._settings.server}: no answer"))
+            await asyncio.sleep(0.02)
 
     @property
     def available(self) -> bool:
@@ -198,8 +213,6 @@ class Uplink:
 
     def _set_state(self, state: LinkState, error: Exception | None = None) -> None:
         self.state, self.error = state, error
-        self.changed.set()
-        self.changed.clear()
 
     async def _connect(self) -> None:
         """One connection, from its channel to its end. Returns when the server drained it; raises otherwise."""
@@ -218,8 +231,10 @@ class Uplink:
                 raise LinkError(
                     f"server {server}: no answer within {self._settings.connect_timeout_s:g} s"
                 ) from None
+            except asyncio.InvalidStateError:  # gRPC's word for a write to a call that has just ended
+                raise LinkError(f"server {server}: the stream ended") from None
             except grpc.aio.AioRpcError as error:
-                raise meaning(error, error.code(), error.details() or "", server) from None
+                raise meaning(error.code(), error.details() or "", server) from None
             finally:
                 if self.meter:
                     self.meter.poll()
@@ -339,9 +354,6 @@ class Uplink:
         while True:
             message = await call.read()
             if message is grpc.aio.EOF:
-                code = await call.code()
-                if code is not grpc.StatusCode.OK:
-                    raise meaning(None, code, await call.details() or "", self._settings.server or "")
                 return None
             self.message_bytes_down += message.ByteSize() + 5
             said = messages.read_server_message(message)

@@ -154,8 +154,8 @@ class _Known:
     def load(self) -> tuple[list[int], Array, list[str]]:
         """Everything stored: window numbers, [N, D], true events."""
         with EmbeddingStore(self.store_path, read_only=True) as store:
-            for row_id, row in store.iterate(after=self._last_id):
-                self._last_id = row_id
+            for row in store.iterate(after=self._last_id):
+                self._last_id = row.id
                 self.sequences.append(row.sequence)
                 self.vectors.append(row.embedding)
                 self.labels.append(self.soundscape.label_at(row.start_s, row.start_s + WINDOW_S) or "quiet")

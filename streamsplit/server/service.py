@@ -188,7 +188,8 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):
 
     def _connection(self, identity: str | None) -> Connection:
         settings = self._settings
-        bucket = TokenBucket(settings.max_windows_per_second, 2 * settings.max_windows_per_second)
+        rate = settings.max_windows_per_second
+        bucket = TokenBucket(rate, max(1.0, 2 * rate))
         connection: Connection
 
         def admit(device: str) -> str | None:

@@ -204,12 +204,12 @@ class EmbeddingStore:
         version: str | None = None,
         device: str | None = None,
         stream: str | None = None,
+        after: int = 0,
         batch: int = 4096,
     ) -> Iterator[StoredWindow]:
-        """Windows in order of arrival, `batch` read at a time; windows that arrive meanwhile are included."""
+        """Windows in order of arrival numbered above `after`, `batch` read at a time; those that arrive meanwhile are included."""
         where, values = _where(device=device, stream=stream, version=version)
         condition = f"{where} AND id > ?" if where else " WHERE id > ?"
-        after = 0
         while True:
             # A new statement per batch: one that stayed open would keep the log from being checkpointed.
             rows = self._fetch(

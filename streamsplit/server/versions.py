@@ -13,8 +13,9 @@ from streamsplit.audio.features import LogMel
 from streamsplit.encoders.registry import Version
 from streamsplit.errors import ConfigError, PayloadError
 from streamsplit.policy.observation import AUDIO_SPLIT
-from streamsplit.wire.audio import unpack_audio
+from streamsplit.wire.audio import AUDIO_CODECS, most_audio_bytes, unpack_audio
 from streamsplit.wire.codec import (
+    EMBEDDING_CODECS,
     Array,
     Codec,
     embedding_bytes,
@@ -26,10 +27,6 @@ from streamsplit.wire.codec import (
 )
 from streamsplit.wire.messages import EncoderVersion
 
-AUDIO_CODECS = (Codec.PCM16, Codec.FLAC, Codec.OPUS)
-EMBEDDING_CODECS = (Codec.FP32, Codec.FP16, Codec.INT8, Codec.INT4)
-CONTAINER_BYTES = 16_384
-"""What a FLAC or Ogg container may add to 16-bit samples at worst."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +139,7 @@ class ServedVersion:
 
     def _most_bytes(self, split: int, codec: Codec) -> int:
         if split == AUDIO_SPLIT:
-            return 2 * self.version.front_end.window_samples + CONTAINER_BYTES
+            return most_audio_bytes(codec, self.version.front_end.window_samples)
         if split == self.last_split:
             return embedding_bytes(codec, self._encoder.embedding_dim)
         return packed_bytes(self._encoder.activation_spec(split), codec)
