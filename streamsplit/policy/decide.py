@@ -183,6 +183,9 @@ class Pilot:
         decider: who decides.
         every: windows per decision, at least 1.
         hop_s: see `mask`.
+
+    Attributes:
+        decisions: how often the decider was asked.
     """
 
     def __init__(self, decider: Decider, every: int = 10, hop_s: float = 0.96) -> None:
@@ -221,7 +224,7 @@ def make_decider(name: str, profile: Profile | None = None, last_split: int | No
         last_split: L of the encoder, to check K.
 
     Raises:
-        ConfigError: an unknown name, a split the encoder does not have, or no profile.
+        ConfigError: an unknown name, a split the encoder does not have, no profile or another encoder's.
     """
     kind, _, argument = name.partition(":")
     if name == "heuristic":
