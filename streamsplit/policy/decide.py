@@ -236,6 +236,11 @@ def make_decider(name: str, profile: Profile | None = None, last_split: int | No
             raise ConfigError(
                 f"decider {name!r}: expected a profile of this device (`streamsplit profile`), got none"
             )
+        if last_split is not None and profile.last_split != last_split:
+            raise ConfigError(
+                f"decider {name!r}: expected a profile of an encoder with splits to {last_split}, "
+                f"got one of {profile.version} with splits to {profile.last_split}"
+            )
         return GreedyProfile(profile, "energy" if argument == "energy" else "latency")
     raise ConfigError(
         f"decider {name!r}: expected fixed:K, heuristic, greedy-profile or greedy-profile:energy"
