@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from streamsplit.audio.features import FrontEndSettings, LogMel
-from streamsplit.audio.window import Samples
 from streamsplit.encoders.split import SplitEncoder
 from streamsplit.wire.codec import Codec, Ranges, embedding_bytes, pack
 
@@ -22,7 +21,6 @@ PERCENTILES: Final = (0.1, 99.9)
 CHUNK: Final = 16
 PACKED_WINDOWS: Final = 48
 CLIP_S: Final = 5.0
-CLIP_RATE_HZ: Final = 16_000
 
 
 def calibrate(encoder: SplitEncoder, mel: Tensor) -> tuple[dict[int, Ranges], dict[tuple[int, Codec], float]]:
@@ -94,14 +92,14 @@ def made_mel(front_end: FrontEndSettings, windows: int, seed: int = 0) -> Tensor
     """Log-mel of made sounds, the same on every call: [N, 1, F, T] with N at most `windows`, every kind of sound in turn."""
     from streamsplit.audio.synth import EVENT_KINDS, make_clip  # only random weights need sounds to be made
 
-    clip_s = max(CLIP_S, front_end.window_s)
+    clip_s, rate_hz = max(CLIP_S, front_end.window_s), front_end.sample_rate_hz
     per_clip = int(clip_s / front_end.window_s)
     samples = []
     for index in range(-(-windows // per_clip)):
-        clip = make_clip(EVENT_KINDS[index % len(EVENT_KINDS)], seed + index, clip_s)
-        clip = _at_rate(clip, front_end.sample_rate_hz)
-        length = per_clip * front_end.window_samples
-        samples.append(np.resize(clip, length).reshape(per_clip, front_end.window_samples))
+        clip = make_clip(EVENT_KINDS[index % len(EVENT_KINDS)], seed + index, clip_s, rate_hz)
+        samples.append(
+            clip[: per_clip * front_end.window_samples].reshape(per_clip, front_end.window_samples)
+        )
     batch = torch.from_numpy(np.concatenate(samples)[:windows])
     with one_thread():
         log_mel = LogMel(front_end)
@@ -117,12 +115,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _at_rate(clip: Samples, rate_hz: int) -> Samples:
-    """A made clip at another rate, by linear interpolation: it is only a measuring signal."""
-    if rate_hz == CLIP_RATE_HZ:
-        return clip
-    times = np.arange(len(clip) * rate_hz // CLIP_RATE_HZ) * (CLIP_RATE_HZ / rate_hz)
-    resampled: Samples = np.interp(times, np.arange(len(clip)), clip).astype(np.float32)
-    return resampled

@@ -1,8 +1,9 @@
 """Encoder versions on disk: one safetensors file with the unfolded weights, the ranges, and all the rest as metadata.
 
-Metadata (strings): format "streamsplit-encoder", format_version "1", id, name, front_end and options (JSON), expected_bytes (JSON,
-"split:codec" -> bytes), trained ("true" or "false"), note. Tensors: "weights/NAME", and "ranges/SPLIT/low" and ".../high".
-Nothing in it is ever executed. The name in `id` is recomputed on loading, so a damaged file is found out.
+Metadata: one entry, "streamsplit-encoder", a JSON object with format_version (1), id, name, front_end, options, expected_bytes
+("split:codec" -> bytes), trained and note. (One entry, because safetensors writes several in random order: equal versions are
+equal files.) Tensors: "weights/NAME", and "ranges/SPLIT/low" and ".../high". Nothing in it is ever executed. The name in `id` is
+recomputed on loading, so a damaged file is found out.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +33,17 @@ FORMAT_VERSION: Final = 1
 WEIGHTS, RANGES = "weights/", "ranges/"
 
 
+@dataclass(frozen=True, slots=True)
+class _Described:
+    id: str
+    name: str
+    front_end: FrontEndSettings
+    options: dict[str, Any]
+    expected_bytes: dict[tuple[int, Codec], float]
+    trained: bool
+    note: str
+
+
 def save(version: Version, path: Path) -> None:
     """Writes a version so that training can go on from it; the file appears whole or not at all.
 
@@ -41,20 +54,19 @@ def save(version: Version, path: Path) -> None:
     for split, bounds in version.ranges.items():
         tensors[f"{RANGES}{split}/low"] = torch.from_numpy(bounds.low)
         tensors[f"{RANGES}{split}/high"] = torch.from_numpy(bounds.high)
-    metadata = {
-        "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+    description = {
+        "format_version": FORMAT_VERSION,
         "id": version.id,
         "name": version.name,
-        "front_end": version.front_end.to_json(),
-        "options": json.dumps(version.encoder.options, sort_keys=True),
-        "expected_bytes": json.dumps(
-            {f"{split}:{codec}": size for (split, codec), size in version.expected_bytes.items()}
-        ),
-        "trained": json.dumps(version.trained),
+        "front_end": json.loads(version.front_end.to_json()),
+        "options": version.encoder.options,
+        "expected_bytes": {
+            f"{split}:{codec}": size for (split, codec), size in version.expected_bytes.items()
+        },
+        "trained": version.trained,
         "note": version.note,
     }
-    _write(path, to_bytes(tensors, metadata))
+    _write(path, to_bytes(tensors, {FORMAT: json.dumps(description, sort_keys=True)}))
 
 
 def load(path: Path) -> Version:
@@ -64,24 +76,15 @@ def load(path: Path) -> Version:
         ConfigError: no such file, or not one of ours, or of a newer format.
         StorageError: damaged or truncated.
     """
-    metadata, tensors = _read(path)
-    front_end, options = _parse(path, metadata)
+    text, tensors = _read(path)
+    described = _parse(path, text)
     with torch.random.fork_rng(devices=[]):
-        encoder = build(metadata["name"], front_end, options)
-    _fill(
-        path,
-        encoder,
-        {key.removeprefix(WEIGHTS): value for key, value in tensors.items() if key.startswith(WEIGHTS)},
-    )
-    version = freeze(
-        encoder,
-        _ranges(path, encoder, tensors),
-        _expected_bytes(path, metadata),
-        metadata.get("trained") == "true",
-        metadata.get("note", ""),
-    )
-    if version.id != metadata.get("id"):
-        raise StorageError(f"{path}: damaged: its contents are {version.id}, expected {metadata.get('id')}")
+        encoder = build(described.name, described.front_end, described.options)
+    _fill(path, encoder, tensors)
+    ranges = _ranges(path, encoder, tensors)
+    version = freeze(encoder, ranges, described.expected_bytes, described.trained, described.note)
+    if version.id != described.id:
+        raise StorageError(f"{path}: damaged: its contents are {version.id}, expected {described.id}")
     return version
 
 
@@ -106,7 +109,7 @@ def _write(path: Path, content: bytes) -> None:
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     if not path.is_file():
         raise ConfigError(
             f"{path}: expected an encoder file, got {'a folder' if path.is_dir() else 'nothing there'}"
@@ -114,36 +117,48 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            _check_format(path, metadata)
-            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if FORMAT not in metadata:
+                raise ConfigError(f"{path}: expected a StreamSplit encoder, got another safetensors file")
+            return metadata[FORMAT], {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise StorageError(f"{path}: damaged or not a safetensors file: {error}") from error
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != FORMAT or "name" not in metadata:
-        raise ConfigError(f"{path}: expected a StreamSplit encoder, got another safetensors file")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
-        raise ConfigError(
-            f"{path}: expected encoder format {FORMAT_VERSION}, got {metadata.get('format_version')}"
-        )
-
-
-def _parse(path: Path, metadata: Mapping[str, str]) -> tuple[FrontEndSettings, dict[str, object]]:
+def _parse(path: Path, text: str) -> _Described:
     try:
-        front_end = FrontEndSettings.from_json(metadata["front_end"])
-        options = json.loads(metadata["options"])
-    except (KeyError, ValueError) as error:
+        said = json.loads(text)
+        if said["format_version"] == FORMAT_VERSION:
+            return _Described(
+                id=str(said["id"]),
+                name=str(said["name"]),
+                front_end=FrontEndSettings.from_json(json.dumps(said["front_end"])),
+                options=dict(said["options"]),
+                expected_bytes=_expected_bytes(said["expected_bytes"]),
+                trained=said["trained"] is True,
+                note=str(said["note"]),
+            )
+    except KeyError as error:
+        raise StorageError(f"{path}: damaged metadata: {error} is missing") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise StorageError(f"{path}: damaged metadata: {error}") from error
-    if not isinstance(options, dict):
-        raise StorageError(f"{path}: damaged metadata: expected options as an object, got {options!r}")
-    return front_end, options
+    raise ConfigError(f"{path}: expected encoder format {FORMAT_VERSION}, got {said['format_version']}")
 
 
-def _fill(path: Path, encoder: SplitEncoder, weights: dict[str, Tensor]) -> None:
+def _expected_bytes(said: Mapping[str, float]) -> dict[tuple[int, Codec], float]:
+    sizes = {}
+    for key, size in said.items():
+        split, _, codec = key.partition(":")
+        sizes[int(split), Codec(codec)] = float(size)
+    return sizes
+
+
+def _fill(path: Path, encoder: SplitEncoder, tensors: Mapping[str, Tensor]) -> None:
     """Loads weights after checking that each is there, of the right shape and type, and finite."""
+    weights = {
+        key.removeprefix(WEIGHTS): tensor for key, tensor in tensors.items() if key.startswith(WEIGHTS)
+    }
     expected = encoder.state_dict()
     if missing := sorted(expected.keys() - weights.keys()):
         raise StorageError(f"{path}: {encoder.name}: tensor {missing[0]} is missing ({len(missing)} in all)")
@@ -176,14 +191,3 @@ def _ranges(path: Path, encoder: SplitEncoder, tensors: Mapping[str, Tensor]) ->
             raise StorageError(f"{path}: ranges of split {split}: expected float32 with low below high")
         ranges[split] = Ranges(low.numpy(), high.numpy())
     return ranges
-
-
-def _expected_bytes(path: Path, metadata: Mapping[str, str]) -> dict[tuple[int, Codec], float]:
-    try:
-        sizes = {}
-        for key, size in json.loads(metadata["expected_bytes"]).items():
-            split, _, codec = key.partition(":")
-            sizes[int(split), Codec(codec)] = float(size)
-        return sizes
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise StorageError(f"{path}: damaged metadata: expected_bytes: {error}") from error

@@ -143,7 +143,7 @@ def folded(module: ModuleT) -> ModuleT:
     Equal to `module` in evaluation mode up to rounding (1e-4 is tested). It cannot be trained.
     """
     twin = copy.deepcopy(module).eval().requires_grad_(False)
-    return _replaced(twin, _window_layer)
+    return _replaced(twin, _window_layer).eval()
 
 
 def plain(module: ModuleT) -> ModuleT:

@@ -42,13 +42,17 @@ CLAP_CALIBRATION_WINDOWS: Final = 4
 """Of 10 s each; only the features' bytes and one batch norm depend on them."""
 
 
-def resolve(name: str, weights: str | None = None) -> Version:
+def resolve(
+    name: str, weights: str | None = None, *, cache: Path | None = None, shipped: Path = SHIPPED
+) -> Version:
     """The version a user named.
 
     Args:
         name: a key of `ENCODERS`.
         weights: a file saved by `save`; for clap also a local Hugging Face folder; "untrained" or "untrained:SEED" for random
             weights; None for the shipped ones, or, where none are shipped, random ones with a warning (never for clap).
+        cache: folder in which made versions are kept; `cache_folder()` unless told.
+        shipped: folder of the shipped weights.
 
     Raises:
         ConfigError: no such encoder or file, or a file of another encoder.
@@ -57,9 +61,9 @@ def resolve(name: str, weights: str | None = None) -> Version:
     if name not in ENCODERS:
         raise ConfigError(f"encoder: expected one of {', '.join(ENCODERS)}, got {name!r}")
     if weights is None:
-        return _default(name)
+        return _default(name, shipped, cache or cache_folder())
     if weights == UNTRAINED or weights.startswith(f"{UNTRAINED}:"):
-        return _untrained_cached(name, _seed(weights))
+        return _untrained_cached(name, _seed(weights), cache or cache_folder())
     path = Path(weights).expanduser()
     if name == "clap" and path.is_dir():
         return _clap_version(
@@ -98,10 +102,10 @@ def cache_folder() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "streamsplit" / "encoders"
 
 
-def _default(name: str) -> Version:
-    shipped = SHIPPED / f"{name}.safetensors"
-    if shipped.is_file():
-        return load(shipped)
+def _default(name: str, shipped: Path, cache: Path) -> Version:
+    path = shipped / f"{name}.safetensors"
+    if path.is_file():
+        return load(path)
     if name == "clap":
         raise ConfigError(
             "clap: no weights are shipped: give a local Hugging Face folder (config.json, model.safetensors),"
@@ -110,7 +114,7 @@ def _default(name: str) -> Version:
     logger.warning(
         "%s: no trained weights are shipped: using random ones, whose embeddings mean little", name
     )
-    return _untrained_cached(name, 0)
+    return _untrained_cached(name, 0, cache)
 
 
 def _seed(weights: str) -> int:
@@ -120,9 +124,9 @@ def _seed(weights: str) -> int:
     return int(digits)
 
 
-def _untrained_cached(name: str, seed: int) -> Version:
+def _untrained_cached(name: str, seed: int, cache: Path) -> Version:
     """Made once and kept: calibration takes seconds. Processes that make it at once write equal files, each whole."""
-    path = cache_folder() / f"{name}-untrained-{seed}-{ENCODERS[name].front_end.fingerprint}.safetensors"
+    path = cache / f"{name}-untrained-{seed}-{ENCODERS[name].front_end.fingerprint}.safetensors"
     if path.is_file():
         try:
             return load(path)

@@ -1,0 +1,62 @@
+"""What `compact` promises beyond the contract."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from streamsplit.encoders.compact import CompactEncoder
+from tests.encoders.conftest import Subject
+
+
+@pytest.fixture
+def encoder(compact_subject: Subject) -> CompactEncoder:
+    assert isinstance(compact_subject.encoder, CompactEncoder)
+    return compact_subject.encoder
+
+
+@torch.inference_mode()
+def test_the_device_ends_in_the_lite_embedding_and_the_server_in_the_dense_one(
+    encoder: CompactEncoder, compact_subject: Subject
+) -> None:
+    mel = compact_subject.mel
+    assert [encoder.path(split) for split in range(5)] == ["dense"] * 4 + ["lite"]
+    assert torch.equal(encoder.head(mel, 4), encoder.lite(mel))
+    assert torch.equal(encoder.tail(encoder.lite(mel), 4), encoder.lite(mel))
+    assert not torch.allclose(encoder(mel), encoder.lite(mel))
+
+
+@torch.inference_mode()
+def test_uncertainty_is_one_minus_the_cosine_of_both_embeddings(
+    encoder: CompactEncoder, compact_subject: Subject
+) -> None:
+    mel = compact_subject.mel
+    expected = 1.0 - (encoder(mel) * encoder.lite(mel)).sum(dim=1)
+    for split in range(4):
+        embedding, uncertainty = encoder.tail_with_uncertainty(encoder.head(mel, split), split)
+        assert torch.equal(embedding, encoder.tail(encoder.head(mel, split), split))
+        assert uncertainty is not None
+        torch.testing.assert_close(uncertainty, expected, atol=1e-5, rtol=0)
+        assert ((uncertainty >= 0) & (uncertainty <= 2)).all()
+    assert encoder.tail_with_uncertainty(encoder.lite(mel), 4)[1] is None
+
+
+@torch.inference_mode()
+def test_pooled_features_lead_to_the_embedding_of_their_path(
+    encoder: CompactEncoder, compact_subject: Subject
+) -> None:
+    mel = compact_subject.mel[:4]
+    assert encoder.pooled(mel, "dense").shape == (4, 480)
+    assert encoder.pooled(mel, "lite").shape == (4, 512)
+    block = encoder.embedding_block
+    embedding = torch.nn.functional.normalize(block.norm(block.project(encoder.pooled(mel, "lite"))), dim=1)
+    assert torch.equal(embedding, encoder.lite(mel))
+
+
+def test_the_dense_tail_is_the_larger_one(compact_subject: Subject) -> None:
+    trainable = compact_subject.trainable
+    assert isinstance(trainable, CompactEncoder)
+    dense = sum(parameter.numel() for parameter in trainable.dense.parameters())
+    everything = sum(parameter.numel() for parameter in trainable.parameters())
+    assert 1.4e6 < dense < 2.5e6
+    assert everything - dense < 0.45e6
