@@ -6,6 +6,7 @@ and the order of their acknowledgements differed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -157,7 +158,8 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
         partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
     return path
 

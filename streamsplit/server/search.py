@@ -91,7 +91,9 @@ class ExactIndex:
     def search(
         self, queries: Vectors, k: int, exclude_ids: Collection[int] = ()
     ) -> list[list[tuple[int, float]]]:
-        """The k best (id, cosine) for each query, best first; equal scores in order of arrival.
+        """The k best (id, cosine) for each query, best first.
+
+        Scores are right to 1e-6; windows closer together than that (copies of one sound) come in no particular order.
 
         Args:
             queries: [N, D], any length above 0.
@@ -260,7 +262,6 @@ def nearest_sources(
 def _best(ids_before: Ids, scores_before: Scores, ids: Ids, scores: Scores, k: int) -> tuple[Ids, Scores]:
     """The k best of those before and of a chunk, per query: [N, k] each, best first."""
     if scores.shape[1] > k:
-        # Ties at the edge are settled by the chunk's own k best and the stable sort below: earlier ids first.
         threshold = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]
         kept = np.flatnonzero((scores >= threshold[:, None]).any(axis=0))
         ids, scores = ids[kept], scores[:, kept]
