@@ -3,9 +3,10 @@
 A replay must give the same bits twice, yet a server batches whatever windows have arrived. Ordinary convolution kernels choose
 their order of summation by the batch size: on our machine `conv2d` gave other last bits at nearly every batch size for 64
 channels and more. Here each window is its own matrix product of a fixed shape: its patches (im2col, channels last) times the
-weights, all windows through one batched call. The bits are then the same for every batch size, by construction and by test (one
-thread on a CPU). Measured per window on one thread: the same as `conv2d` for a lone window, about 1.3 times as long in batches
-of 32. Looping over the windows, padding to fixed batches or oneDNN switched off were slower or not equal.
+weights, all windows through one batched call. The bits are then the same for every batch size, place and neighbour, by
+construction and by test (one thread on a CPU). Measured per window on one thread: no slower than `conv2d` for a lone window, about
+1.3 times as long in batches of 32. Also tried: oneDNN switched off (other bits from 16 windows on, and twice as slow), linear layers
+padded to 16 rows (equal, but twice as slow for a lone window).
 
 Depthwise convolutions stay `conv2d`: their kernels take one window at a time; the tests hold them to the same law.
 """

@@ -1,6 +1,7 @@
 """Heads for ONNX Runtime: the device's part of one window, up to any boundary or to its own embedding. Optional extra `onnx`.
 
-Same numbers as torch within 1e-4. On one thread of our machine ONNX Runtime took about half of eager torch's time for `compact`.
+Same numbers as torch within 1e-4. On one thread of a busy machine `compact` took 0.07 ms to b2 against 0.27-0.35 ms in eager torch, and
+0.15 ms to its embedding against 0.5 ms.
 """
 
 from __future__ import annotations
