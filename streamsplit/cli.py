@@ -268,7 +268,7 @@ def replay(
     with _progress("replaying") as update:
         summary = lab.replay(run, update)
     _print_summary(summary)
-    if summary["lost"]:
+    if summary["lost"] or summary["dropped"] or summary["rejected"]:
         raise typer.Exit(1)
 
 
@@ -287,7 +287,7 @@ def demo(
     summary = lab.demo(lab.DemoSettings(out_dir, seed, quick), err)
     _print_summary(summary)
     out.print(f"picture: {out_dir / 'demo.png'}\njournal: {out_dir / 'client' / 'journal.jsonl'}", soft_wrap=True)
-    if summary["lost"]:
+    if summary["lost"] or summary["dropped"] or summary["rejected"]:
         raise typer.Exit(1)
 
 

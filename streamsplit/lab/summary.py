@@ -35,7 +35,7 @@ class Run:
 
     Attributes:
         windows: that the source gave, those of earlier attempts of the same run included; None: as many as the journal names.
-        stored: rows in the server's store; None: it cannot be looked into.
+        stored: rows in the server's store; None: it cannot be looked into, and acknowledgements (after commit) stand for them.
         sample_rate_hz, window_samples: of the encoder's front end.
         uplink_bytes, downlink_bytes: what crossed the link; None: not measured.
         bytes_measured_on: "socket" or "messages": how.
@@ -110,10 +110,12 @@ def summarise(records: Iterable[Record], run: Run) -> dict[str, Any]:
     windows = run.windows if run.windows is not None else len(states)
     present = run.stored if run.stored is not None else len(finished)
     parts = _parts(finished.values())
+    acknowledged = sum(record["state"] == "acknowledged" for record in finished.values())
     return {
         "windows": windows,
-        "acknowledged": sum(record["state"] == "acknowledged" for record in finished.values()),
-        "stored": run.stored,
+        "acknowledged": acknowledged,
+        "stored": acknowledged if run.stored is None else run.stored,
+        "stored_counted_in": "acknowledgements" if run.stored is None else "store",
         "lost": max(0, windows - present - accounted),
         "duplicated": max(0, run.stored - max(windows, len(states))) if run.stored is not None else 0,
         "resent": run.resent if run.resent is not None else _count(kept, "window", "duplicate"),

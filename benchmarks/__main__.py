@@ -1,0 +1,76 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks import client, latency, server, uplink
+from streamsplit import __version__
+from streamsplit.errors import StreamSplitError
+
+BENCHMARKS: dict[str, Callable[[Path, int, bool], dict[str, Any]]] = {
+    "latency": latency.run,
+    "uplink": uplink.run,
+    "client": client.run,
+    "server": server.run,
+}
+
+console = Console(stderr=True)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "streamsplit": __version__,
+    }
+
+
+def main(
+    names: Annotated[list[str], typer.Argument(help=f"{', '.join(BENCHMARKS)}, or all")],
+    out: Annotated[Path, typer.Option(help="folder for summary.json")] = Path("out/bench"),
+    seed: Annotated[int, typer.Option(help="of made sound and loads")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="a quarter of the length or less: to see that it works")] = False,
+) -> None:
+    """Run benchmarks and write their figures."""
+    wanted = list(BENCHMARKS) if names == ["all"] else names
+    unknown = [name for name in wanted if name not in BENCHMARKS]
+    if unknown:
+        console.print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+        raise typer.Exit(2)
+    for name in wanted:
+        folder = out / name if len(wanted) > 1 else out
+        folder.mkdir(parents=True, exist_ok=True)
+        console.print(f"[bold]{name}[/] ...")
+        state, began_s = machine(), time.monotonic()
+        try:
+            figures = BENCHMARKS[name](folder, seed, quick)
+        except StreamSplitError as error:
+            console.print(f"[red]{name}:[/] {error}")
+            raise typer.Exit(1) from None
+        summary = {"benchmark": name, "quick": quick, "seed": seed, "machine": state, **figures}
+        summary["wall_s"] = round(time.monotonic() - began_s, 1)
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+        typer.echo(json.dumps({key: value for key, value in summary.items() if key != "machine"}, indent=1))
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "python -m benchmarks"
+    typer.run(main)
