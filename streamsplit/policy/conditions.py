@@ -1,8 +1,8 @@
 """Made conditions for replays: processor load and link, invented from a seed so that two runs decide alike.
 
-Each quantity wanders like a random walk that is pulled back to its middle: value noise, a sum of four smooth curves through random
-points that lie 7, 19, 53 and 149 windows apart. A point is a hash of (seed, quantity, curve, index), so any window's conditions cost the
-same few microseconds, in any order, without state.
+Each quantity wanders like a random walk that is pulled back to its middle: value noise, a sum of four smooth
+curves through random points that lie 7, 19, 53 and 149 windows apart. A point is a hash of (seed, quantity,
+curve, index), so any window's conditions cost the same few microseconds, in any order, without state.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class MadeConditions:
             blend = x * x * (3.0 - 2.0 * x)
             left, right = self._point(quantity, curve, index), self._point(quantity, curve, index + 1)
             total += left + (right - left) * blend
-            # A point is uniform on -1..1: variance 1/3; between two points the blend averages some of it away.
+            # A point is uniform on -1..1, variance 1/3; between two points the blend takes some away.
             power += ((1.0 - blend) ** 2 + blend**2) / 3.0
         return 0.5 * (1.0 + erf(total / sqrt(2.0 * power)))
 

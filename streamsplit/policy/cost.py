@@ -1,4 +1,4 @@
-"""What an option would cost now: milliseconds and millijoules, in parts, from a measured profile and the current observation.
+"""What an option would cost now, in parts: milliseconds and millijoules from profile and observation.
 
 The same arithmetic serves the greedy decider on a device and the simulator that trains a policy.
 """
@@ -17,7 +17,7 @@ ASSUMED_RTT_MS = 50.0
 """Before the first estimate."""
 
 MESSAGE_BYTES = 100.0
-"""What one window costs beside its payload: fields of `Window` about 20, gRPC and HTTP/2 framing 14, TLS 22, TCP/IP 40 and a share."""
+"""One window beside its payload: fields of `Window` about 20, gRPC and HTTP/2 14, TLS 22, TCP/IP 40."""
 
 THROTTLED_SLOWDOWN = 1.5
 """A Raspberry Pi 4 at its temperature limit steps from 1.5 to 1.0 GHz."""
@@ -71,7 +71,10 @@ class Energy:
 
 
 def slowdown(observation: Observation) -> float:
-    """How much longer work takes on a loaded device: 1 / (1 - load), as in a processor-sharing queue; more while throttled."""
+    """How much longer work takes on a loaded device: 1 / (1 - load), as in a processor-sharing queue.
+
+    More while it is throttled.
+    """
     load = min(1.0, max(0.0, observation.cpu_percent / 100.0))
     factor = 1.0 / max(1.0 - load, 1.0 / MOST_SLOWDOWN)
     return factor * THROTTLED_SLOWDOWN if observation.throttled else factor
@@ -108,8 +111,8 @@ def predict_latency_ms(profile: Profile, option: Option, observation: Observatio
 def predict_energy_mj(profile: Profile, option: Option, observation: Observation) -> Energy:
     """Energy the next window adds if it takes `option`; modelled wherever the profile's power model is.
 
-    Load from others stretches our work but not the energy it takes; throttling lowers the clock, and with it power, about as much as it
-    lengthens the work: neither changes `compute`.
+    Load from others stretches our work but not the energy it takes; throttling lowers the clock, and with it
+    power, about as much as it lengthens the work: neither changes `compute`.
 
     Raises:
         ValueError: the profile knows nothing of the option's split and codec.

@@ -1,7 +1,7 @@
-"""What one device measured about itself: milliseconds of every part of a window's way, bytes of every payload, and a stated power model.
+"""What one device measured about itself: milliseconds of every part, bytes of every payload.
 
-A profile belongs to one device and one encoder version. It is measured with one thread on an otherwise idle device; `cost` scales it
-to the load of the moment.
+A profile belongs to one device and one encoder version, and carries a stated power model. It is measured with
+one thread on an otherwise idle device; `cost` scales it to the load of the moment.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def load_profile(path: Path) -> Profile:
     """Reads what `Profile.save` wrote.
 
     Raises:
-        ConfigError: no such file, not a profile, or a figure that is missing or out of range; the message names it.
+        ConfigError: no such file, not a profile, or a figure that is missing or out of range; the message
+            names it.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -140,8 +141,9 @@ def measure_profile(
 ) -> Profile:
     """Measures this device: every head, tail and codec in turn, `repeats` times over, on one thread.
 
-    Going round instead of repeating one thing at a time spreads whatever else the machine does over all figures alike. The tails are
-    measured here too, in batches of one: a stand-in until acknowledgements tell what the server takes.
+    Going round instead of repeating one thing at a time spreads whatever else the machine does over all
+    figures alike. The tails are measured here too, in batches of one: a stand-in until acknowledgements tell
+    what the server takes.
 
     Args:
         version: the encoder version to be used.
@@ -253,7 +255,7 @@ def _sound(samples: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def _expected_bytes(version: Version, split: int, codec: Codec) -> float:
-    """As measured at calibration; what is not known from there is the most it can be, or the rate audio codecs reached on recordings."""
+    """As measured at calibration; else the most it can be, and for audio what recordings took on average."""
     front_end, encoder = version.front_end, version.encoder
     if split == AUDIO_SPLIT:
         return audio_bytes(codec, front_end.sample_rate_hz, front_end.window_samples)

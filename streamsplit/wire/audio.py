@@ -106,7 +106,7 @@ def most_audio_bytes(codec: Codec, samples: int) -> int:
 
 
 def audio_bytes(codec: Codec, sample_rate_hz: int, samples: int) -> float:
-    """Expected bytes of a packed window, for cost estimates: exact for pcm16, as measured on recordings for the others."""
+    """Expected bytes of a packed window, for cost estimates: exact for pcm16, else as measured."""
     _check(codec, sample_rate_hz)
     if codec is Codec.PCM16:
         return 2.0 * samples

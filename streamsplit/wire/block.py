@@ -1,8 +1,9 @@
 """Lossless compression of one small message: a single zstd block without its frame.
 
-A zstd frame of a few hundred bytes spends five of them on what both machines know: frame descriptor, window size, and a block header that
-says "last, compressed, this long" (RFC 8878, 3.1.1). They are cut off here and put back before decoding. A message is kept compressed
-only if that made it shorter, so the receiver tells the two apart by length and no flag byte is needed.
+A zstd frame of a few hundred bytes spends five of them on what both machines know: frame descriptor, window
+size, and a block header that says "last, compressed, this long" (RFC 8878, 3.1.1). They are cut off here and
+put back before decoding. A message is kept compressed only if that made it shorter, so the receiver tells the
+two apart by length and no flag byte is needed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ MAX_BLOCK_BYTES = 128 * 1024
 _SHORT_BYTES = 1024
 
 _DESCRIPTOR = b"\x00\x28"
-"""No content size, checksum or dictionary; window 32 KiB (only a limit here: a message of one block needs none)."""
+"""No content size, checksum or dictionary; window 32 KiB, only a limit for a single block."""
 
 _COMPRESSED_LAST = 0b101
 
@@ -27,8 +28,9 @@ _COMPRESSED_LAST = 0b101
 class _Coders(threading.local):
     """Compressors and a decompressor per thread: none may be used by two threads at once.
 
-    zstd's level 3 looks for repeats of three bytes, which 4-bit noise is full of, and then codes the rest badly. Only long repeats
-    are worth it here (minimum 7). Measured on what `dense` makes of real activations:
+    zstd's level 3 looks for repeats of three bytes, which 4-bit noise is full of, and then codes the rest
+    badly. Only long repeats are worth it here (minimum 7). Measured on what `dense` makes of real
+    activations:
 
     | message | level 3 | long repeats only | with the optimal parser |
     | --- | --- | --- | --- |
@@ -66,7 +68,7 @@ _coders = _Coders()
 
 
 def deflate(message: bytes) -> bytes:
-    """The shorter of `message` and its zstd block: never longer than `message`, and equal to it if not shorter."""
+    """The shorter of `message` and its zstd block; `message` itself if they are equally long."""
     if not 8 <= len(message) <= MAX_BLOCK_BYTES:
         return message
     compressor = _coders.short if len(message) <= _SHORT_BYTES else _coders.long
@@ -97,7 +99,8 @@ def inflate(payload: bytes, expected_bytes: int, item: str = "payload") -> bytes
         )
     except zstandard.ZstdError as error:
         raise PayloadError(
-            f"{item}: expected {expected_bytes} bytes raw or as a zstd block, got {len(payload)} that are neither"
+            f"{item}: expected {expected_bytes} bytes raw or as a zstd block, "
+            f"got {len(payload)} that are neither"
         ) from error
     if len(message) != expected_bytes:
         raise PayloadError(

@@ -2,8 +2,9 @@
 
     activation --pack--> quantise per channel -> residuals -> dense bits -> zstd block --unpack--> activation
 
-The receiver states the shape it expects; byte counts are checked before anything is decoded, and NaN and infinite numbers are refused on
-both sides. Stated errors, inside a channel's range [low, high] (values outside are clipped to it):
+The receiver states the shape it expects; byte counts are checked before anything is decoded, and NaN and
+infinite numbers are refused on both sides. Stated errors, inside a channel's range [low, high] (values
+outside are clipped to it):
 
 | codec | bytes per number before compression | largest error |
 | --- | --- | --- |
@@ -36,7 +37,7 @@ _FP16_MAX = 65504.0
 
 
 class Codec(StrEnum):
-    """How a payload is written. The first six carry tensors (features, activations, embeddings), the last three PCM."""
+    """How a payload is written: the first six carry tensors, the last three PCM."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -57,7 +58,7 @@ _BITS = {Codec.FP32: 32, Codec.FP16: 16, Codec.INT8: 8, Codec.INT5: 5, Codec.INT
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Shape of one window's tensor, without batch: (C, H, W) for activations and features, (D,) for embeddings."""
+    """Shape of one window's tensor, without batch: (C, H, W) for activations, (D,) for embeddings."""
 
     shape: tuple[int, ...]
 
@@ -72,7 +73,8 @@ class Ranges:
     """Static range per channel, calibrated on data and versioned with the weights: low, high [C] float32.
 
     Raises:
-        ValueError: not two finite vectors of one length, or a low above its high. Equal ones are legal: that channel is constant.
+        ValueError: not two finite vectors of one length, or a low above its high. Equal ones are legal: that
+            channel is constant.
     """
 
     low: Array
@@ -91,7 +93,8 @@ class Ranges:
         if not legal.all():
             channel = int(np.argmin(legal))
             raise ValueError(
-                f"ranges: expected finite low <= high, got {low[channel]}, {high[channel]} in channel {channel}"
+                f"ranges: expected finite low <= high, got {low[channel]}, {high[channel]} "
+                f"in channel {channel}"
             )
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
@@ -116,7 +119,10 @@ def step(codec: Codec, ranges: Ranges) -> Array:
 
 
 def error_bound(codec: Codec, ranges: Ranges, spec: TensorSpec) -> Array:
-    """[C, 1, ...] the largest error per channel for values inside the range, float32 rounding (2^-20 of the range's end) included."""
+    """[C, 1, ...] the largest error per channel for values inside its range.
+
+    Half a step, and 2^-20 of the range's farther end for float32 rounding; see the module for the floats.
+    """
     ends = np.maximum(abs(ranges.low), abs(ranges.high))
     if codec is Codec.FP32:
         bound = np.zeros_like(ends)
@@ -197,7 +203,7 @@ def unpack_many(
 
 
 def embedding_bytes(codec: Codec, dim: int) -> int:
-    """Bytes of one packed embedding of `dim` numbers, exactly: int8 2 + D, int4 2 + D/2, fp16 2 D, fp32 4 D."""
+    """Bytes of one packed embedding, exactly: int8 2 + D, int4 2 + D/2, fp16 2 D, fp32 4 D."""
     _embedding_codec(codec)
     return {Codec.FP32: 4 * dim, Codec.FP16: 2 * dim, Codec.INT8: 2 + dim, Codec.INT4: 2 + (dim + 1) // 2}[
         codec
@@ -207,8 +213,8 @@ def embedding_bytes(codec: Codec, dim: int) -> int:
 def pack_embedding(embedding: Array, codec: Codec) -> bytes:
     """A unit-norm embedding [D] as bytes.
 
-    The integer codecs write one fp16 scale and then multiples of it in -127..127 or -7..7: the largest component is represented
-    exactly (within fp16), every other one within half the scale.
+    The integer codecs write one fp16 scale and then multiples of it in -127..127 or -7..7: the largest
+    component is represented exactly (within fp16), every other one within half the scale.
 
     Raises:
         PayloadError: NaN or infinite numbers.
@@ -298,7 +304,7 @@ def _needed(codec: Codec, ranges: Ranges | None) -> Ranges:
 
 @lru_cache(maxsize=256)
 def _scales(ranges: Ranges, codec: Codec) -> tuple[Array, Array, Array]:
-    """low, 1 / step, step as [C, 1, 1]; a constant channel has 0 for both. Ranges are compared by identity."""
+    """low, 1 / step, step as [C, 1, 1]; a constant channel has 0 for both. `Ranges` hash by identity."""
     steps = step(codec, ranges).reshape(-1, 1, 1)
     inverse = np.divide(1.0, steps, out=np.zeros_like(steps), where=steps > 0)
     return ranges.low.reshape(-1, 1, 1), inverse, steps
@@ -324,7 +330,8 @@ def _floats(rows: _Bytes, bits: int, shape: tuple[int, ...]) -> Array:
     if not finite.all():
         index = int(np.argmin(finite.reshape(len(rows), -1).all(axis=1)))
         raise PayloadError(
-            f"payload {index + 1} of {len(rows)}: expected finite numbers, got {_not_finite(values[index])} that are not"
+            f"payload {index + 1} of {len(rows)}: expected finite numbers, "
+            f"got {_not_finite(values[index])} that are not"
         )
     return values
 

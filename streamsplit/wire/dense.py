@@ -1,9 +1,10 @@
 """Small integers to bytes and back: what remains after prediction, written with as many bits as it needs.
 
-Sound changes slowly against the 40-80 ms of one activation column, so a value is predicted by the one before it in time, and a row's
-first value by the row above. What remains is small and symmetric around 0; it is folded to 0, -1, 1, -2, ... -> 0, 1, 2, 3, ... (all
-modulo the number of levels, so it never needs more bits than the value) and packed. At the 16x4x12 boundary and 4 bits the entropy
-stage then needs 255 bytes a window where it needed 323 for the values themselves.
+Sound changes slowly against the 40-80 ms of one activation column, so a value is predicted by the one before
+it in time, and a row's first value by the row above. What remains is small and symmetric around 0; it is
+folded to 0, -1, 1, -2, ... -> 0, 1, 2, 3, ... (all modulo the number of levels, so it never needs more bits
+than the value) and packed. At the 16x4x12 boundary and 4 bits the entropy stage then needs 255 bytes a window
+where it needed 323 for the values themselves.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ def levels_of(folded: Bytes, bits: int) -> Bytes:
 
 
 def pack_bits(values: Bytes, bits: int) -> bytes:
-    """[N] values below 2^bits, densely: whole bytes at 8 bits, two to a byte at 4, else bit plane after bit plane.
+    """[N] values below 2^bits, densely: bytes at 8 bits, two to a byte at 4, else plane after plane.
 
-    Planes, highest first, keep what the entropy stage can use (the high ones are mostly 0) at widths that do not divide a byte.
+    Planes, highest first, keep what the entropy stage can use (the high ones are mostly 0) at widths that do
+    not divide a byte.
     """
     if bits == 8:
         return values.tobytes()

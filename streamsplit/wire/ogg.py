@@ -1,9 +1,10 @@
 """Opus packets in and out of their Ogg container (RFC 3533, RFC 7845).
 
-libsndfile reads and writes Opus only inside Ogg, and for one second of sound the container weighs 800 bytes beside 1,500 of Opus. Both
-machines know everything it says, so only the packets cross the wire:
+libsndfile reads and writes Opus only inside Ogg, and for one second of sound the container weighs 800 bytes
+beside 1,500 of Opus. Both machines know everything it says, so only the packets cross the wire:
 
-    pre-skip, 2 bytes little-endian, in samples at 48 kHz; then each packet: its length as in RFC 6716, 3.2.1, and its bytes
+    pre-skip in samples at 48 kHz, 2 bytes little-endian
+    each packet: its length (RFC 6716, 3.2.1), its bytes
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _page(packets: Sequence[bytes], number: int, granule: int, flags: int) -> by
 
 
 def _checksum(page: bytes) -> bytes:
-    """Ogg's CRC-32 runs the other way round through the bits than zlib's: reflect in, reflect out, and undo zlib's inversions."""
+    """Ogg's CRC-32: zlib's with bits reflected going in and coming out, and without its inversions."""
     crc = zlib.crc32(page.translate(_REFLECTED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return crc.to_bytes(4, "big").translate(_REFLECTED)
 
@@ -135,6 +136,7 @@ def _duration(packet: bytes) -> int:
     frames = 1 if code == 0 else 2 if code < 3 else packet[1] & 63
     if packet[0] & 4 or not 0 < frame * frames <= _LONGEST_PACKET:
         raise PayloadError(
-            f"opus: expected a mono packet of at most 120 ms, got one of {frames} frames, first byte {packet[0]:#04x}"
+            f"opus: expected a mono packet of at most 120 ms, "
+            f"got one of {frames} frames, first byte {packet[0]:#04x}"
         )
     return frame * frames

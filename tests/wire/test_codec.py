@@ -1,4 +1,4 @@
-"""Codecs: stated error bounds hold, stated sizes hold, and bytes from a stranger can do no more than be refused."""
+"""Codecs: stated errors and sizes hold, and bytes from a stranger can do no more than be refused."""
 
 from __future__ import annotations
 
