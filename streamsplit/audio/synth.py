@@ -46,7 +46,7 @@ class SoundscapeSettings:
         seed: everything random follows from it, 0 or more.
         sample_rate_hz: at least 8,000.
         events_per_minute: on average, outside quiet scenes; 0 or more.
-        quiet_share: of the time, about; 0..1.
+        quiet_share: of the time after the first scene, about; 0..1.
         kinds: kinds of event to draw from.
     """
 
@@ -283,11 +283,12 @@ def write_clips(folder: Path, per_kind: int, seed: int, seconds: float = 5.0) ->
 
 
 def _scenes(settings: SoundscapeSettings, rng: np.random.Generator) -> Iterator[_Scene]:
-    """One scene per chunk; the same one for 3 to 18 chunks on end."""
-    left = math.ceil(settings.seconds / _CHUNK_S)
+    """One scene per chunk; the same one for 3 to 18 chunks on end. The first is not quiet: a short soundscape has events."""
+    chunks_in_all = math.ceil(settings.seconds / _CHUNK_S)
+    left = chunks_in_all
     while left > 0:
         background = list(BACKGROUNDS)[int(rng.integers(len(BACKGROUNDS)))]
-        quiet = bool(rng.random() < settings.quiet_share)
+        quiet = bool(rng.random() < settings.quiet_share) and left < chunks_in_all
         level_db = float(rng.uniform(-78.0, -62.0) if quiet else rng.uniform(-56.0, -32.0))
         chunks = min(left, int(rng.integers(3, 19)))
         yield from [_Scene(background, level_db, quiet)] * chunks

@@ -142,3 +142,8 @@ def test_a_setting_out_of_range_is_named(field: str, value: object) -> None:
 def test_an_unknown_kind_of_clip_is_refused() -> None:
     with pytest.raises(ConfigError, match="unicorn"):
         make_clip("unicorn", 0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_minute_is_never_without_events(seed: int) -> None:
+    assert len(Soundscape(SoundscapeSettings(seconds=60, seed=seed, quiet_share=1.0)).events) > 0
