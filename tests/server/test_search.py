@@ -80,10 +80,7 @@ def test_what_is_excluded_does_not_come_back(crowd: tuple[EmbeddingStore, Vector
     store, vectors = crowd
     store.insert([at(0, vectors[42], stream="other")])
     everything = nearest(store, vectors[42], "v1", k=3)
-    assert [neighbour.id for neighbour in everything[:2]] == [
-        43,
-        301,
-    ]  # equal scores: the first stored comes first
+    assert {neighbour.id for neighbour in everything[:2]} == {43, 301}
     assert [n.id for n in nearest(store, vectors[42], "v1", k=2, exclude_ids=[43])] == [301, everything[2].id]
     assert [n.id for n in nearest(store, vectors[42], "v1", k=9, exclude_stream=("pi", "s"))] == [301]
 
