@@ -66,7 +66,7 @@ class ClapEncoder(SplitEncoder):
         super().__init__(front_end)
         library = _transformers()
         self.options = {"config": dict(config or {})}
-        settings = library.ClapAudioConfig(**self.options["config"])
+        settings = _settings(library, self.options["config"])
         if settings.enable_fusion:
             raise ConfigError("clap: expected an unfused model, got one with enable_fusion")
         self.embedding_dim = int(settings.projection_dim)
@@ -122,6 +122,16 @@ def _transformers() -> ModuleType:
         raise ConfigError("clap: needs the optional packages: pip install 'streamsplit[clap]'") from error
     module: ModuleType = transformers
     return module
+
+
+def _settings(library: ModuleType, config: dict[str, Any]) -> Any:
+    """The configuration; transformers checks its types, with an error class of its own since version 5."""
+    errors = importlib.import_module("huggingface_hub.errors")
+    wrong: type[Exception] = getattr(errors, "StrictDataclassError", ValueError)
+    try:
+        return library.ClapAudioConfig(**config)
+    except wrong as error:
+        raise ConfigError(f"clap: config: {' '.join(str(error).split())}") from error
 
 
 def _differences(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class CompactEncoder(SplitEncoder):
     """Splits: 0 features; 1, 2, 3 after b0, b1, b2 (finished by the dense tail); 4 embedded by the lite tail.
 
     To the lite embedding: 0.40 M parameters and 7.8 M multiply-accumulates; to the dense one 1.5 M and 27.4 M, of which the
-    server's part after b2 is 23.6 M: 0.39 ms a window in batches of 32 on one core, 0.46 ms with the uncertainty. The dense tail
+    server's part after b2 is 23.6 M: 0.40 ms a window in batches of 32 on one busy core, 0.49 ms with the uncertainty. The dense tail
     has its first residual at 4x12 and 96 channels, because products of few rows with many weights are the slow ones.
     """
 

@@ -62,3 +62,6 @@ def test_a_fused_model_and_a_wrong_option_are_refused() -> None:
         build("clap", options={"config": {"enable_fusion": True}})
     with pytest.raises(ConfigError, match="encoder clap: options"):
         build("clap", options={"depth": 3})
+    with pytest.raises(ConfigError, match="clap: config: Validation error for field 'depths'") as caught:
+        build("clap", options={"config": {"depths": "x"}})
+    assert "\n" not in str(caught.value)
