@@ -233,9 +233,8 @@ def _write(path: Path, content: bytes, mode: int, overwrite: bool) -> None:
     """Whole or not at all: a file beside it, on disk before it takes the name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}."
-        )  # mode 0600 from the start
+        # Mode 0600 from the start: a private key is never readable by others, not for an instant.
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
@@ -245,13 +244,18 @@ def _write(path: Path, content: bytes, mode: int, overwrite: bool) -> None:
             if overwrite:
                 os.replace(name, path)
             else:
-                os.link(name, path)  # fails where a replace would overwrite
+                _link(name, path)
         finally:
             Path(name).unlink(missing_ok=True)
-    except FileExistsError as error:
-        raise _there_already(path) from error
     except OSError as error:
         raise StorageError(f"{path}: cannot write: {error.strerror}") from error
+
+
+def _link(name: str, path: Path) -> None:
+    try:
+        os.link(name, path)  # fails where a replace would overwrite
+    except FileExistsError as error:
+        raise _there_already(path) from error
 
 
 def _there_already(path: Path) -> ConfigError:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from streamsplit.server.store import EmbeddingStore, Ids, StoredWindow, Vectors
 
 CHUNK = 65536
-"""Embeddings scored at once: 32 MiB at D = 128, whatever the store holds."""
+"""Embeddings scored at once: 32 MiB at D = 128."""
 
 Scores = npt.NDArray[np.float32]
 
@@ -67,10 +67,12 @@ class ExactIndex:
     Args:
         store: where they are.
         version: encoder version.
+        chunk: embeddings scored at once; bounds the memory of a search, whatever the store holds.
     """
 
-    def __init__(self, store: EmbeddingStore, version: str) -> None:
+    def __init__(self, store: EmbeddingStore, version: str, chunk: int = CHUNK) -> None:
         self._store = store
+        self._chunk = chunk
         self.version = version
         self._ids: list[Ids] = []
         self._vectors: list[Vectors] = []
@@ -158,9 +160,9 @@ class ExactIndex:
 
     def _chunks(self) -> list[tuple[Ids, Vectors]]:
         return [
-            (ids[begin : begin + CHUNK], vectors[begin : begin + CHUNK])
+            (ids[begin : begin + self._chunk], vectors[begin : begin + self._chunk])
             for ids, vectors in zip(self._ids, self._vectors, strict=True)
-            for begin in range(0, len(ids), CHUNK)
+            for begin in range(0, len(ids), self._chunk)
         ]
 
     def _checked(self, queries: Vectors) -> Vectors:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from streamsplit.server import search
 from streamsplit.server.search import ExactIndex, nearest, nearest_many, nearest_sources
 from streamsplit.server.store import EmbeddingStore, StoredWindow, Vectors
 from tests.server.test_store import window
@@ -140,21 +139,15 @@ def test_a_query_that_is_none_is_refused(store: EmbeddingStore, query: Vectors) 
         nearest(store, basis(0), "v1", k=0)
 
 
-def test_more_windows_than_a_chunk_are_searched_like_fewer(store: EmbeddingStore) -> None:
-    dim, count = 2, search.CHUNK + 3000
-    angles = np.random.default_rng(3).uniform(0, 2 * np.pi, count)
-    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    blank = replace(window(0, dim=dim), source=None)
-    for begin in range(0, count, 8192):
-        store.insert(
-            [replace(blank, sequence=n, embedding=vectors[n]) for n in range(begin, min(count, begin + 8192))]
-        )
-    index = ExactIndex(store, "v1")
-    for query in (vectors[5], vectors[-5]):
-        found = index.search(query[None], 50)[0]
-        expected = np.sort(vectors.astype(np.float64) @ query)[::-1][:50]
-        np.testing.assert_allclose([score for _, score in found], expected, atol=1e-6)
-        np.testing.assert_allclose(
-            [vectors[id - 1].astype(np.float64) @ query for id, _ in found], expected, atol=1e-6
-        )
-        assert len({id for id, _ in found}) == 50
+@pytest.mark.parametrize("chunk", [1, 7, 299, 300])
+def test_chunks_of_any_size_find_the_same(crowd: tuple[EmbeddingStore, Vectors], chunk: int) -> None:
+    store, vectors = crowd
+    queries = vectors[:5] + np.float32(0.2)
+    groups = np.arange(300) // 10
+    whole, chunked = ExactIndex(store, "v1"), ExactIndex(store, "v1", chunk)
+    expected, found = whole.search(queries, 6, exclude_ids=[1]), chunked.search(queries, 6, exclude_ids=[1])
+    assert [[id for id, _ in row] for row in found] == [[id for id, _ in row] for row in expected]
+    best, nearest_ids = whole.best_per_group(queries, groups, 30, exclude_ids=[1])
+    best_chunked, nearest_chunked = chunked.best_per_group(queries, groups, 30, exclude_ids=[1])
+    np.testing.assert_allclose(best_chunked, best, atol=1e-6)
+    np.testing.assert_array_equal(nearest_chunked, nearest_ids)
