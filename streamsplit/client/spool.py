@@ -21,60 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from streamsplit.audio.window import Mark
 from streamsplit.client.spool_file import lock_out_others, open_or_begin
+from streamsplit.client.spool_rows import COLUMNS, INSERT, REPLACE, SCHEMA, SCHEMA_VERSION, row_of, step_of
 from streamsplit.client.step import Step
 from streamsplit.database import Durability, storage_error, transaction
 from streamsplit.errors import ConfigError
-from streamsplit.wire.codec import Codec
 
 Key = tuple[str, int]
-
-ROW_OVERHEAD_BYTES = 192
-"""What a window costs on disk beside its payload, features and decision: numbers, names, index entry (measured: 160-190)."""
-
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE windows(
-    id INTEGER PRIMARY KEY,
-    stream TEXT NOT NULL,
-    sequence INTEGER NOT NULL,
-    start_sample INTEGER NOT NULL,
-    split INTEGER NOT NULL,
-    codec TEXT NOT NULL,
-    version TEXT NOT NULL,
-    source TEXT,
-    label TEXT,
-    level_dbfs REAL NOT NULL,
-    captured_s REAL NOT NULL,
-    opening INTEGER NOT NULL,
-    details TEXT NOT NULL,
-    bytes INTEGER NOT NULL,
-    payload BLOB NOT NULL,
-    features BLOB NOT NULL,
-    UNIQUE(stream, sequence)
-);
-CREATE TABLE streams(
-    stream TEXT PRIMARY KEY,
-    started_unix_ms INTEGER NOT NULL,
-    sample_rate_hz INTEGER NOT NULL,
-    next_sequence INTEGER,
-    next_sample INTEGER,
-    extra TEXT
-) WITHOUT ROWID;
-CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO counters VALUES ('dropped', 0), ('openings', 0)
-"""
-_COLUMNS = (
-    "id, stream, sequence, start_sample, split, codec, version, source, label, level_dbfs, captured_s, opening, details, payload, "
-    "features"
-)
-_INSERT = """
-INSERT INTO windows(id, stream, sequence, start_sample, split, codec, version, source, label, level_dbfs, captured_s, opening, details,
-                    bytes, payload, features)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_REPLACE = _INSERT.replace("INSERT", "REPLACE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +82,7 @@ class Spool:
         self._lock = threading.Lock()
         self._lock_file = lock_out_others(self.path)
         try:
-            self._connection = open_or_begin(self.path, _SCHEMA, SCHEMA_VERSION, durability)
+            self._connection = open_or_begin(self.path, SCHEMA, SCHEMA_VERSION, durability)
             self._opening = self._begin()
             self._windows, self._bytes, self._dropped = self._count()
             # Numbers only grow while the spool is open, so `pending(after)` never misses one; SQLite's AUTOINCREMENT would write a
@@ -198,10 +151,6 @@ class Spool:
         return SpooledStream(*rows[0])
 
     def versions(self) -> list[str]:
-        """Encoder versions of the waiting windows, by name."""
-        return [row[0] for row in self._fetch("SELECT DISTINCT version FROM windows ORDER BY version", ())]
-
-    def versions(self) -> list[str]:
         """The encoder versions of the windows that wait, most windows first."""
         rows = self._fetch("SELECT version FROM windows GROUP BY version ORDER BY COUNT(*) DESC, version", ())
         return [row[0] for row in rows]
@@ -220,14 +169,14 @@ class Spool:
             ValueError: the window is in the spool already, or its stream is not recorded.
             StorageError: nothing was written; the next `put` may work.
         """
-        values, size = self._row(step)
+        values, size = row_of(step, self._opening)
         with self._lock:
             with transaction(self._connection, self.path, "keep a window") as connection:
                 dropped, freed = self._make_room(connection, size)
                 fits = size <= self.max_bytes
                 if fits:
                     try:
-                        connection.execute(_INSERT, (self._next_id, *values))
+                        connection.execute(INSERT, (self._next_id, *values))
                     except sqlite3.IntegrityError as error:
                         raise ValueError(
                             f"window {step.stream}/{step.sequence}: already in the spool"
@@ -262,8 +211,8 @@ class Spool:
 
     def pending(self, after: int = 0, limit: int = 64) -> list[tuple[int, Step]]:
         """The oldest windows in order of arrival, each with its number; only numbers above `after`."""
-        rows = self._fetch(f"SELECT {_COLUMNS} FROM windows WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
-        return [(row[0], self._step(row)) for row in rows]
+        rows = self._fetch(f"SELECT {COLUMNS} FROM windows WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+        return [(row[0], step_of(row, self._opening)) for row in rows]
 
     def acknowledge(self, keys: Iterable[Key]) -> int:
         """Lets go of windows the server has committed (or refused for good); unknown keys are ignored.
@@ -295,14 +244,14 @@ class Spool:
         """
         if step.key != key:
             raise ValueError(f"replace {key}: expected the same window, got {step.key}")
-        values, size = self._row(step)
+        values, size = row_of(step, self._opening)
         with self._lock:
             with transaction(self._connection, self.path, "replace a window") as connection:
                 row = connection.execute(
                     "SELECT id, bytes FROM windows WHERE stream = ? AND sequence = ?", key
                 ).fetchone()
                 if row is not None:
-                    connection.execute(_REPLACE, (row[0], *values))
+                    connection.execute(REPLACE, (row[0], *values))
             if row is None:
                 return False
             self._bytes += size - row[1]
@@ -354,63 +303,6 @@ class Spool:
         ).rowcount
         if changed == 0:
             raise ValueError(f"stream {stream}: expected open_stream before its first window")
-
-    def _row(self, step: Step) -> tuple[tuple[object, ...], int]:
-        details = json.dumps({"device_ms": step.device_ms, "decision": step.decision}, separators=(",", ":"))
-        size = len(step.payload) + len(step.features) + len(details) + ROW_OVERHEAD_BYTES
-        source, label = (step.mark.source, step.mark.label) if step.mark is not None else (None, None)
-        return (
-            step.stream,
-            step.sequence,
-            step.start_sample,
-            step.split,
-            str(step.codec),
-            step.version,
-            source,
-            label,
-            step.level_dbfs,
-            step.captured_s,
-            self._opening,
-            details,
-            size,
-            step.payload,
-            step.features,
-        ), size
-
-    def _step(self, row: tuple[Any, ...]) -> Step:
-        (
-            _,
-            stream,
-            sequence,
-            start,
-            split,
-            codec,
-            version,
-            source,
-            label,
-            level,
-            captured,
-            opening,
-            details,
-            payload,
-            features,
-        ) = row
-        more = json.loads(details)
-        return Step(
-            stream=stream,
-            sequence=sequence,
-            start_sample=start,
-            split=split,
-            codec=Codec(codec),
-            version=version,
-            payload=payload,
-            features=features,
-            mark=None if source is None else Mark(source, label),
-            level_dbfs=level,
-            captured_s=captured if opening == self._opening else 0.0,
-            device_ms=more["device_ms"],
-            decision=more["decision"],
-        )
 
     def _fetch(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         with self._lock:

@@ -22,99 +22,20 @@ import numpy.typing as npt
 
 from streamsplit.database import Durability, open_reader, open_writer, storage_error, transaction
 from streamsplit.errors import StorageError
-
-Vectors = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
-
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE streams(
-    id INTEGER PRIMARY KEY,
-    device TEXT NOT NULL,
-    stream TEXT NOT NULL,
-    sample_rate_hz INTEGER NOT NULL,
-    started_unix_ms INTEGER NOT NULL,
-    UNIQUE(device, stream)
-);
-CREATE TABLE embeddings(
-    id INTEGER PRIMARY KEY,
-    stream_id INTEGER NOT NULL REFERENCES streams(id),
-    sequence INTEGER NOT NULL,
-    start_sample INTEGER NOT NULL,
-    received_unix_ms INTEGER NOT NULL,
-    version TEXT NOT NULL,
-    split INTEGER NOT NULL,
-    codec TEXT NOT NULL,
-    computed_on TEXT NOT NULL CHECK(computed_on IN ('device', 'server')),
-    uncertainty REAL,
-    level_dbfs REAL NOT NULL,
-    source TEXT,
-    label TEXT,
-    payload_bytes INTEGER NOT NULL,
-    embedding BLOB NOT NULL,
-    UNIQUE(stream_id, sequence)
-);
-CREATE VIEW windows AS
-    SELECT e.id, s.device, s.stream, e.sequence, e.start_sample, s.sample_rate_hz, s.started_unix_ms,
-           1.0 * e.start_sample / s.sample_rate_hz AS start_s, e.received_unix_ms, e.version, e.split, e.codec, e.computed_on,
-           e.uncertainty, e.level_dbfs, e.source, e.label, e.payload_bytes, e.embedding
-    FROM embeddings e JOIN streams s ON s.id = e.stream_id
-"""
-_COLUMNS = (
-    "id, device, stream, sequence, start_sample, sample_rate_hz, started_unix_ms, received_unix_ms, version, split, codec, "
-    "computed_on, uncertainty, level_dbfs, source, label, payload_bytes, embedding"
+from streamsplit.server.store_rows import (
+    COLUMNS,
+    INSERT,
+    SCHEMA,
+    SCHEMA_VERSION,
+    StoredWindow,
+    Vectors,
+    values,
+    window,
 )
-_INSERT = """
-INSERT INTO embeddings(stream_id, sequence, start_sample, received_unix_ms, version, split, codec, computed_on, uncertainty,
-                       level_dbfs, source, label, payload_bytes, embedding)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(stream_id, sequence) DO NOTHING
-"""
 
+__all__ = ["EmbeddingStore", "Ids", "StoredWindow", "StreamInfo", "Vectors"]
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredWindow:
-    """One window as the store keeps it.
-
-    Attributes:
-        device, stream, sequence: its key; stored once.
-        start_sample: first sample on the stream's clock.
-        sample_rate_hz, started_unix_ms: of the stream; what its first window said stays.
-        version: encoder version of the embedding.
-        split: -1 audio, 0 features, k activation after block k, L embedding.
-        codec: of the payload.
-        computed_on: "device" or "server": where the embedding was made.
-        embedding: [D] float32, finite.
-        received_unix_ms: the server's wall clock.
-        uncertainty: in [0, 2], None where the encoder has none.
-        level_dbfs: loudness.
-        source, label: where the sound came from, if it is known; for people and evaluation.
-        payload_bytes: what the window cost on the wire.
-        id: the store's number, increasing in order of arrival; 0 before it is stored.
-    """
-
-    device: str
-    stream: str
-    sequence: int
-    start_sample: int
-    sample_rate_hz: int
-    started_unix_ms: int
-    version: str
-    split: int
-    codec: str
-    computed_on: str
-    embedding: Vectors
-    received_unix_ms: int
-    payload_bytes: int
-    level_dbfs: float = -120.0
-    uncertainty: float | None = None
-    source: str | None = None
-    label: str | None = None
-    id: int = 0
-
-    @property
-    def start_s(self) -> float:
-        """Seconds since the stream began."""
-        return self.start_sample / self.sample_rate_hz
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +73,7 @@ class EmbeddingStore:
         if read_only:
             self._readers.append(open_reader(self.path, SCHEMA_VERSION))
         else:
-            self._writer = open_writer(self.path, _SCHEMA, SCHEMA_VERSION, durability)
+            self._writer = open_writer(self.path, SCHEMA, SCHEMA_VERSION, durability)
 
     def insert(self, rows: Sequence[StoredWindow]) -> list[bool]:
         """Commits windows in one transaction: all that are new, or on failure none.
@@ -164,7 +85,7 @@ class EmbeddingStore:
             ValueError: an embedding is not a finite vector; nothing was stored.
             StorageError: the disk is full, read-only, ...; nothing was stored, and a later insert may work.
         """
-        values = [_values(row) for row in rows]
+        ready = [values(row) for row in rows]
         with self._lock:
             if self._writer is None:
                 raise StorageError(f"{self.path}: cannot insert: opened for reading only or closed")
@@ -172,10 +93,10 @@ class EmbeddingStore:
             with transaction(self._writer, self.path, "insert") as connection:
                 stored = [
                     connection.execute(
-                        _INSERT, (self._stream_id(connection, row, new_streams), *value)
+                        INSERT, (self._stream_id(connection, row, new_streams), *value)
                     ).rowcount
                     == 1
-                    for row, value in zip(rows, values, strict=True)
+                    for row, value in zip(rows, ready, strict=True)
                 ]
             self._stream_ids.update(new_streams)  # only now are they in the file
         return stored
@@ -196,8 +117,8 @@ class EmbeddingStore:
 
     def get(self, id: int) -> StoredWindow | None:
         """The window with this number, if there is one."""
-        found = self._fetch(f"SELECT {_COLUMNS} FROM windows WHERE id = ?", (id,))
-        return _window(found[0]) if found else None
+        found = self._fetch(f"SELECT {COLUMNS} FROM windows WHERE id = ?", (id,))
+        return window(found[0]) if found else None
 
     def iterate(
         self,
@@ -213,9 +134,9 @@ class EmbeddingStore:
         while True:
             # A new statement per batch: one that stayed open would keep the log from being checkpointed.
             rows = self._fetch(
-                f"SELECT {_COLUMNS} FROM windows{condition} ORDER BY id LIMIT ?", (*values, after, batch)
+                f"SELECT {COLUMNS} FROM windows{condition} ORDER BY id LIMIT ?", (*values, after, batch)
             )
-            yield from map(_window, rows)
+            yield from map(window, rows)
             if len(rows) < batch:
                 return
             after = rows[-1][0]
@@ -340,69 +261,6 @@ class EmbeddingStore:
                 reader.close()
             else:
                 self._readers.append(reader)
-
-
-def _values(row: StoredWindow) -> tuple[object, ...]:
-    embedding = np.ascontiguousarray(row.embedding, "<f4")
-    if embedding.ndim != 1 or embedding.size == 0 or not np.isfinite(embedding).all():
-        raise ValueError(
-            f"window {row.device}/{row.stream}/{row.sequence}: expected a finite embedding [D], got shape {embedding.shape}"
-            + ("" if np.isfinite(embedding).all() else " with NaN or infinity")
-        )
-    return (
-        row.sequence,
-        row.start_sample,
-        row.received_unix_ms,
-        row.version,
-        row.split,
-        str(row.codec),
-        row.computed_on,
-        row.uncertainty,
-        row.level_dbfs,
-        row.source,
-        row.label,
-        row.payload_bytes,
-        embedding.tobytes(),
-    )
-
-
-def _window(row: tuple[Any, ...]) -> StoredWindow:
-    (
-        id,
-        device,
-        stream,
-        sequence,
-        start_sample,
-        rate,
-        started,
-        received,
-        version,
-        split,
-        codec,
-        computed_on,
-        *rest,
-    ) = row
-    uncertainty, level_dbfs, source, label, payload_bytes, blob = rest
-    return StoredWindow(
-        device=device,
-        stream=stream,
-        sequence=sequence,
-        start_sample=start_sample,
-        sample_rate_hz=rate,
-        started_unix_ms=started,
-        version=version,
-        split=split,
-        codec=codec,
-        computed_on=computed_on,
-        embedding=np.frombuffer(blob, "<f4").astype(np.float32, copy=False),
-        received_unix_ms=received,
-        payload_bytes=payload_bytes,
-        level_dbfs=level_dbfs,
-        uncertainty=uncertainty,
-        source=source,
-        label=label,
-        id=id,
-    )
 
 
 def _where(**conditions: str | None) -> tuple[str, tuple[str, ...]]:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamsplit.audio.window import Mark
-from streamsplit.client.spool import ROW_OVERHEAD_BYTES, Cursor, Spool
+from streamsplit.client.spool import Cursor, Spool
+from streamsplit.client.spool_rows import ROW_OVERHEAD_BYTES
 from streamsplit.client.step import Step
 from streamsplit.errors import ConfigError, StorageError
 from streamsplit.wire.codec import Codec
