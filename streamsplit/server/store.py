@@ -29,8 +29,8 @@ from streamsplit.server.store_rows import (
     SCHEMA_VERSION,
     StoredWindow,
     Vectors,
-    values,
-    window,
+    row_values,
+    window_of,
 )
 
 __all__ = ["EmbeddingStore", "Ids", "StoredWindow", "StreamInfo", "Vectors"]
@@ -85,7 +85,7 @@ class EmbeddingStore:
             ValueError: an embedding is not a finite vector; nothing was stored.
             StorageError: the disk is full, read-only, ...; nothing was stored, and a later insert may work.
         """
-        ready = [values(row) for row in rows]
+        ready = [row_values(row) for row in rows]
         with self._lock:
             if self._writer is None:
                 raise StorageError(f"{self.path}: cannot insert: opened for reading only or closed")
@@ -118,7 +118,7 @@ class EmbeddingStore:
     def get(self, id: int) -> StoredWindow | None:
         """The window with this number, if there is one."""
         found = self._fetch(f"SELECT {COLUMNS} FROM windows WHERE id = ?", (id,))
-        return window(found[0]) if found else None
+        return window_of(found[0]) if found else None
 
     def iterate(
         self,
@@ -136,7 +136,7 @@ class EmbeddingStore:
             rows = self._fetch(
                 f"SELECT {COLUMNS} FROM windows{condition} ORDER BY id LIMIT ?", (*values, after, batch)
             )
-            yield from map(window, rows)
+            yield from map(window_of, rows)
             if len(rows) < batch:
                 return
             after = rows[-1][0]

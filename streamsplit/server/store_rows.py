@@ -101,7 +101,7 @@ class StoredWindow:
         return self.start_sample / self.sample_rate_hz
 
 
-def values(row: StoredWindow) -> tuple[object, ...]:
+def row_values(row: StoredWindow) -> tuple[object, ...]:
     """The row as `INSERT` takes it, after its stream's number.
 
     Raises:
@@ -130,7 +130,7 @@ def values(row: StoredWindow) -> tuple[object, ...]:
     )
 
 
-def window(row: tuple[Any, ...]) -> StoredWindow:
+def window_of(row: tuple[Any, ...]) -> StoredWindow:
     """A row of `COLUMNS` of the view `windows`."""
     (
         id,

@@ -105,6 +105,7 @@ def test_iterating_in_any_batches_gives_every_window_once_in_order(path: Path, b
         store.insert([window(n, device="pi" if n % 2 else "mac", version=f"v{n % 3}") for n in range(21)])
         assert [row.sequence for row in store.iterate(batch=batch)] == list(range(21))
         assert [row.sequence for row in store.iterate("v1", "pi", batch=batch)] == [1, 7, 13, 19]
+        assert [row.sequence for row in store.iterate(after=18, batch=batch)] == [18, 19, 20]
 
 
 def test_vectors_are_those_of_one_version_and_go_on_after_a_number(path: Path) -> None:
