@@ -368,7 +368,7 @@ def test_killed_while_writing_again_and_again_no_kept_window_is_lost(path: Path)
         waiting = [sequence for _, sequence in keys(spool)]
         acknowledged = set(range(4, cursor.next_sequence, 10))
         expected = [sequence for sequence in range(cursor.next_sequence) if sequence not in acknowledged]
-        # The last acknowledgement may or may not have been committed when the child was killed.
+        # Each kill may have come between a window and the acknowledgement after it, which then never happened.
         assert set(expected) <= set(waiting)
-        assert set(waiting) - set(expected) <= {max(acknowledged)}
+        assert len(set(waiting) - set(expected)) <= 3
         assert waiting == sorted(waiting)
