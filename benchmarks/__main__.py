@@ -47,7 +47,9 @@ def main(
     names: Annotated[list[str], typer.Argument(help=f"{', '.join(BENCHMARKS)}, or all")],
     out: Annotated[Path, typer.Option(help="folder for summary.json")] = Path("out/bench"),
     seed: Annotated[int, typer.Option(help="of made sound and loads")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="a quarter of the length or less: to see that it works")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="a quarter of the length or less: to see that it works")
+    ] = False,
 ) -> None:
     """Run benchmarks and write their figures."""
     wanted = list(BENCHMARKS) if names == ["all"] else names

@@ -63,7 +63,14 @@ async def _serve(version: Version, folder: Path, split: int, seconds: float) -> 
     for stale in folder.glob("embeddings.db*"):
         stale.unlink()
     payloads = _payloads(version, split)
-    arguments = ["--encoder", "compact", "--store", str(folder / "embeddings.db"), "--max-windows-per-second", "1000000"]
+    arguments = [
+        "--encoder",
+        "compact",
+        "--store",
+        str(folder / "embeddings.db"),
+        "--max-windows-per-second",
+        "1000000",
+    ]
     async with server_process(arguments, folder) as server:
         pinned = _pin(server.process.pid if server.process else 0)
         await _drive(server.port, version, split, payloads, 1.0, None, "warm-up")
@@ -88,7 +95,11 @@ def _payloads(version: Version, split: int) -> list[bytes]:
             with torch.inference_mode():
                 activation = version.encoder.head(LogMel(version.front_end)(samples), split)[0].numpy()
             last = split == version.encoder.last_split
-            made.append(pack_embedding(activation, Codec.INT8) if last else pack(activation, Codec.INT4, version.ranges[split]))
+            made.append(
+                pack_embedding(activation, Codec.INT8)
+                if last
+                else pack(activation, Codec.INT4, version.ranges[split])
+            )
     return made
 
 
@@ -104,13 +115,28 @@ def _pin(server_pid: int) -> bool:
 
 
 async def _drive(
-    port: int, version: Version, split: int, payloads: Sequence[bytes], seconds: float, rate: float | None, name: str
+    port: int,
+    version: Version,
+    split: int,
+    payloads: Sequence[bytes],
+    seconds: float,
+    rate: float | None,
+    name: str,
 ) -> tuple[_Load, float]:
     load = _Load()
     began_s = time.perf_counter()
     await asyncio.gather(
         *(
-            _device(port, version, split, payloads, began_s + seconds, rate and rate / DEVICES, f"{name}-{number}", load)
+            _device(
+                port,
+                version,
+                split,
+                payloads,
+                began_s + seconds,
+                rate and rate / DEVICES,
+                f"{name}-{number}",
+                load,
+            )
             for number in range(DEVICES)
         )
     )

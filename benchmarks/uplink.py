@@ -40,19 +40,27 @@ def run(folder: Path, seed: int, quick: bool) -> dict[str, Any]:
     for name, arguments in WAYS.items():
         figures[name] = _rates(*replay(source, folder / name.replace(" ", "-"), *arguments, "--speed", "64"))
     live = "b2 int4, real time"
-    short = made_sound(folder / "short", 20.0 if quick else 60.0, seed) if (folder / "short").mkdir(exist_ok=True) is None else source
+    short = (
+        made_sound(folder / "short", 20.0 if quick else 60.0, seed)
+        if (folder / "short").mkdir(exist_ok=True) is None
+        else source
+    )
     figures[live] = _rates(*replay(short, folder / "real", *WAYS["b2 int4"], "--speed", "real"))
     for kbps in OPUS_KBPS:
         size = _ffmpeg_opus(source, folder, kbps)
         if size is not None:
-            figures[f"ffmpeg opus {kbps}k, whole recording"] = {"uplink_bytes_per_s": round(size / (60.0 if quick else 240.0), 1)}
+            figures[f"ffmpeg opus {kbps}k, whole recording"] = {
+                "uplink_bytes_per_s": round(size / (60.0 if quick else 240.0), 1)
+            }
     pcm = figures["audio pcm16"]["uplink_bytes_per_s"]
     for figure in figures.values():
         figure["ratio_to_pcm"] = round(figure["uplink_bytes_per_s"] / pcm, 5)
     return {
         "ways": figures,
         "targets": TARGETS,
-        "within_targets": {name: figures[name]["uplink_bytes_per_s"] <= target for name, target in TARGETS.items()},
+        "within_targets": {
+            name: figures[name]["uplink_bytes_per_s"] <= target for name, target in TARGETS.items()
+        },
         "ffmpeg": shutil.which("ffmpeg") is not None,
     }
 
@@ -62,7 +70,9 @@ def _rates(summary: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, 
     return {
         "uplink_bytes_per_s": round(summary["uplink_bytes"] / seconds, 1),
         "downlink_bytes_per_s": round(summary["downlink_bytes"] / seconds, 1),
-        "payload_bytes_per_window": round(sum(record["payload_bytes"] for record in records) / len(records), 1),
+        "payload_bytes_per_window": round(
+            sum(record["payload_bytes"] for record in records) / len(records), 1
+        ),
     }
 
 
@@ -70,6 +80,18 @@ def _ffmpeg_opus(source: Path, folder: Path, kbps: int) -> int | None:
     if shutil.which("ffmpeg") is None:
         return None
     out = folder / f"opus-{kbps}.ogg"
-    command = ["ffmpeg", "-y", "-loglevel", "error", "-i", str(source), "-c:a", "libopus", "-b:a", f"{kbps}k", str(out)]
+    command = [
+        "ffmpeg",
+        "-y",
+        "-loglevel",
+        "error",
+        "-i",
+        str(source),
+        "-c:a",
+        "libopus",
+        "-b:a",
+        f"{kbps}k",
+        str(out),
+    ]
     subprocess.run(command, check=True)
     return out.stat().st_size

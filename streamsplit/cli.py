@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from streamsplit import __version__
-from streamsplit.errors import ConfigError, StreamSplitError
+from streamsplit.errors import CaptureError, ConfigError, StreamSplitError
 from streamsplit.policy.observation import AUDIO_SPLIT
 
 app = typer.Typer(
@@ -27,7 +38,9 @@ app = typer.Typer(
 Try it: `streamsplit demo`. Run it: `streamsplit server` on a workstation, `streamsplit client --server HOST:PORT` on a Raspberry Pi
 or a Mac. Repeat it: `streamsplit replay FOLDER --out DIR`.""",
 )
-keys_app = typer.Typer(no_args_is_help=True, help="Make the keys that servers and devices know each other by.")
+keys_app = typer.Typer(
+    no_args_is_help=True, help="Make the keys that servers and devices know each other by."
+)
 app.add_typer(keys_app, name="keys")
 
 out = Console(highlight=False)
@@ -37,14 +50,22 @@ EncoderOption = Annotated[str, typer.Option("--encoder", help="compact, cola, mo
 WeightsOption = Annotated[
     str | None,
     typer.Option(
-        "--weights", help="weights file; `untrained[:SEED]` asks for random ones; left out: shipped weights, or untrained with a warning"
+        "--weights",
+        help="weights file; `untrained[:SEED]` asks for random ones; left out: shipped weights, or untrained with a warning",
     ),
 ]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; options given here win over it")]
-CodecOption = Annotated[str | None, typer.Option("--codec", help="of activations: fp32, fp16, int8, int5, int4 or int3")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of settings; options given here win over it")
+]
+CodecOption = Annotated[
+    str | None, typer.Option("--codec", help="of activations: fp32, fp16, int8, int5, int4 or int3")
+]
 SplitOption = Annotated[
     str | None,
-    typer.Option("--split", help="always cut here: 0 features, K after block K, L on the device, `audio` (with --send-audio)"),
+    typer.Option(
+        "--split",
+        help="always cut here: 0 features, K after block K, L on the device, `audio` (with --send-audio)",
+    ),
 ]
 DeciderOption = Annotated[str | None, typer.Option("--decider", help="heuristic, greedy-profile or fixed:K")]
 
@@ -75,7 +96,9 @@ def options(
 ) -> None:
     """Options before every command."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
     for noisy in ("asyncio", "matplotlib", "PIL", "grpc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if version:
@@ -86,16 +109,28 @@ def options(
 @app.command()
 def server(
     config: ConfigOption = None,
-    listen: Annotated[str | None, typer.Option(help="HOST:PORT; off loopback it needs TLS and device identities")] = None,
-    encoder: Annotated[list[str] | None, typer.Option("--encoder", help="serve this encoder; may be given again")] = None,
-    weights: Annotated[list[str] | None, typer.Option("--weights", help="its weights, in the same order")] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT; off loopback it needs TLS and device identities")
+    ] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option("--encoder", help="serve this encoder; may be given again")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option("--weights", help="its weights, in the same order")
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="SQLite file of embeddings")] = None,
-    durability: Annotated[str | None, typer.Option(help="`process` survives kill -9, `power` a power cut too")] = None,
+    durability: Annotated[
+        str | None, typer.Option(help="`process` survives kill -9, `power` a power cut too")
+    ] = None,
     compute: Annotated[str | None, typer.Option(help="cpu, cuda or mps")] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM, see `streamsplit keys server`")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM")] = None,
-    tls_client_ca: Annotated[Path | None, typer.Option(help="PEM: devices must show a certificate it signed (mutual TLS)")] = None,
-    devices: Annotated[Path | None, typer.Option(help="JSON of device tokens, see `streamsplit keys token`")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM: devices must show a certificate it signed (mutual TLS)")
+    ] = None,
+    devices: Annotated[
+        Path | None, typer.Option(help="JSON of device tokens, see `streamsplit keys token`")
+    ] = None,
     max_windows_per_second: Annotated[float | None, typer.Option(help="per device")] = None,
     max_devices: Annotated[int | None, typer.Option(help="connected at once")] = None,
     port_file: Annotated[Path | None, typer.Option(help="write the port here once listening")] = None,
@@ -130,7 +165,10 @@ def server(
     def ready(running: server_app.RunningServer) -> None:
         host = settings.listen.rpartition(":")[0]
         served = ", ".join(running.versions)
-        err.print(f"listening on {host}:{running.port}, serving {served}, storing in {settings.store}", soft_wrap=True)
+        err.print(
+            f"listening on {host}:{running.port}, serving {served}, storing in {settings.store}",
+            soft_wrap=True,
+        )
         if port_file:
             new = port_file.with_suffix(".new")
             new.write_text(str(running.port))
@@ -142,15 +180,21 @@ def server(
 @app.command()
 def client(
     config: ConfigOption = None,
-    server: Annotated[str | None, typer.Option(help="HOST:PORT; left out: work alone and keep everything in the spool")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="HOST:PORT; left out: work alone and keep everything in the spool")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="this device's name; default: the host's")] = None,
-    microphone: Annotated[str | None, typer.Option(help="index or part of the name, see `streamsplit devices`")] = None,
+    microphone: Annotated[
+        str | None, typer.Option(help="index or part of the name, see `streamsplit devices`")
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="compact, cola, mobile, resnet18 or clap")] = None,
     weights: WeightsOption = None,
     split: SplitOption = None,
     decider: DeciderOption = None,
     codec: CodecOption = None,
-    send_audio: Annotated[bool | None, typer.Option("--send-audio", help="sound itself may leave this device")] = None,
+    send_audio: Annotated[
+        bool | None, typer.Option("--send-audio", help="sound itself may leave this device")
+    ] = None,
     audio_codec: Annotated[str | None, typer.Option(help="pcm16, flac or opus")] = None,
     profile: Annotated[Path | None, typer.Option(help="written by `streamsplit profile`")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="spool and journal")] = None,
@@ -195,9 +239,18 @@ def client(
 
 @app.command()
 def replay(
-    source: Annotated[Path, typer.Argument(help="a recording, a folder of recordings, or a manifest (CSV: path, label, fold, source_id)")],
-    out_dir: Annotated[Path, typer.Option("--out", help="folder for journal, store and summary.json")] = Path("out/replay"),
-    server: Annotated[str, typer.Option(help="HOST:PORT, `embedded` (one of its own, for this run) or `none`")] = "embedded",
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="a recording, a folder of recordings, or a manifest (CSV: path, label, fold, source_id)"
+        ),
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for journal, store and summary.json")] = Path(
+        "out/replay"
+    ),
+    server: Annotated[
+        str, typer.Option(help="HOST:PORT, `embedded` (one of its own, for this run) or `none`")
+    ] = "embedded",
     config: ConfigOption = None,
     encoder: Annotated[str | None, typer.Option(help="compact, cola, mobile, resnet18 or clap")] = None,
     weights: WeightsOption = None,
@@ -208,13 +261,17 @@ def replay(
     seed: Annotated[int, typer.Option(help="of the made conditions, and of --shuffle")] = 0,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="play the recordings in a seeded order")] = False,
     limit: Annotated[int | None, typer.Option(help="only the first so many recordings")] = None,
-    conditions: Annotated[str, typer.Option(help="what deciders see: `made` from the seed (repeatable) or `live`")] = "made",
+    conditions: Annotated[
+        str, typer.Option(help="what deciders see: `made` from the seed (repeatable) or `live`")
+    ] = "made",
     send_audio: Annotated[bool | None, typer.Option("--send-audio", help="sound itself may be sent")] = None,
     audio_codec: Annotated[str | None, typer.Option(help="pcm16, flac or opus")] = None,
     features_codec: Annotated[str | None, typer.Option(help="of split 0")] = None,
     embedding_codec: Annotated[str | None, typer.Option(help="of split L: fp32, fp16, int8 or int4")] = None,
     profile: Annotated[Path | None, typer.Option(help="written by `streamsplit profile`")] = None,
-    device: Annotated[str | None, typer.Option(help="name; must match the credentials where there are any")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="name; must match the credentials where there are any")
+    ] = None,
     token_file: Annotated[Path | None, typer.Option(help="this device's token")] = None,
     tls_ca: Annotated[Path | None, typer.Option(help="PEM of the authority to trust")] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM of this device")] = None,
@@ -274,7 +331,9 @@ def replay(
 
 @app.command()
 def demo(
-    out_dir: Annotated[Path, typer.Option("--out", help="folder for everything the demo makes")] = Path("out/demo"),
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for everything the demo makes")] = Path(
+        "out/demo"
+    ),
     seed: Annotated[int, typer.Option(help="of the soundscape and the link")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="a quarter of the length")] = False,
 ) -> None:
@@ -286,7 +345,9 @@ def demo(
 
     summary = lab.demo(lab.DemoSettings(out_dir, seed, quick), err)
     _print_summary(summary)
-    out.print(f"picture: {out_dir / 'demo.png'}\njournal: {out_dir / 'client' / 'journal.jsonl'}", soft_wrap=True)
+    out.print(
+        f"picture: {out_dir / 'demo.png'}\njournal: {out_dir / 'client' / 'journal.jsonl'}", soft_wrap=True
+    )
     if summary["lost"] or summary["dropped"] or summary["rejected"]:
         raise typer.Exit(1)
 
@@ -297,16 +358,21 @@ def search(
     store: Annotated[Path | None, typer.Option(help="the server's SQLite file")] = None,
     encoder: EncoderOption = "compact",
     weights: WeightsOption = None,
-    version: Annotated[str | None, typer.Option(help="only embeddings of this version; default: the query's")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="only embeddings of this version; default: the query's")
+    ] = None,
     neighbours: Annotated[int, typer.Option("--neighbours", "-k", min=1, help="how many to show")] = 10,
-    same_stream: Annotated[bool, typer.Option("--same-stream", help="with a number: also neighbours from its own stream")] = False,
+    same_stream: Annotated[
+        bool, typer.Option("--same-stream", help="with a number: also neighbours from its own stream")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """Find the stored windows nearest to a clip, or to a stored window."""
-    from streamsplit.config import ServerSettings
-    from streamsplit.lab import query as lab
+    from streamsplit.config import ServerSettings, load
+    from streamsplit.server.query import Query, search_store
 
-    found = lab.search(query, store or ServerSettings().store, encoder, weights, version, neighbours, same_stream)
+    asked = Query(query, encoder, weights, version, neighbours, same_stream)
+    found = search_store(store or load(ServerSettings).store, asked)
     if as_json:
         typer.echo(json.dumps(found.as_dict()))
     else:
@@ -321,11 +387,13 @@ def export(
     device: Annotated[str | None, typer.Option(help="only this device")] = None,
 ) -> None:
     """Write stored embeddings and their metadata to Parquet."""
-    from streamsplit.config import ServerSettings
+    from streamsplit.config import ServerSettings, load
     from streamsplit.server.export import export_parquet
 
     with _progress("exporting") as update:
-        rows = export_parquet(store or ServerSettings().store, out_file, version=version, device=device, progress=update)
+        rows = export_parquet(
+            store or load(ServerSettings).store, out_file, version=version, device=device, progress=update
+        )
     out.print(f"{rows} embeddings in {out_file}", soft_wrap=True)
 
 
@@ -333,7 +401,7 @@ def export(
 def encoders(
     names: Annotated[list[str] | None, typer.Argument(help="which; default: all but clap")] = None,
     weights: WeightsOption = None,
-    repeats: Annotated[int, typer.Option(min=1, help="timing repeats")] = 20,
+    budget: Annotated[float, typer.Option(min=0.0, help="seconds spent on each timing")] = 0.2,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """Print each encoder's parameters, MACs, and per split: shape, bytes per codec, milliseconds on this machine."""
@@ -341,12 +409,12 @@ def encoders(
     from streamsplit.encoders.registry import ENCODERS, resolve
 
     wanted = names or [name for name in ENCODERS if name != "clap"]
-    reports = [table.measure(resolve(name, weights), repeats=repeats) for name in wanted]
-    if as_json:
-        typer.echo(json.dumps([table.as_dict(report) for report in reports]))
-        return
-    for report in reports:
-        out.print(table.render(report))
+    for name in wanted:
+        measured = table.measure(resolve(name, weights), budget_s=budget)
+        if as_json:
+            typer.echo(json.dumps(asdict(measured)))
+        else:
+            out.print(table.render(measured))
 
 
 @app.command()
@@ -371,11 +439,13 @@ def devices() -> None:
     """List the microphones `streamsplit client --microphone` can choose from."""
     from streamsplit.client.capture import list_devices
 
+    found = list_devices()
+    if not found:
+        raise CaptureError("no microphone: the system's sound library knows no device that records")
     table = Table("index", "name", "channels", "native rate", "default")
-    for found in list_devices():
-        table.add_row(
-            str(found.index), found.name, str(found.channels), f"{found.sample_rate_hz:.0f} Hz", "yes" if found.default else ""
-        )
+    for each in found:
+        rate = f"{each.sample_rate_hz:.0f} Hz"
+        table.add_row(str(each.index), each.name, str(each.channels), rate, "yes" if each.default else "")
     out.print(table)
 
 
@@ -390,7 +460,10 @@ def soundscape(
 
     made = Soundscape(SoundscapeSettings(seconds=seconds, seed=seed))
     made.write(out_file, out_file.with_suffix(".csv"))
-    out.print(f"{len(made.events)} events in {seconds:g} s: {out_file} and {out_file.with_suffix('.csv')}", soft_wrap=True)
+    out.print(
+        f"{len(made.events)} events in {seconds:g} s: {out_file} and {out_file.with_suffix('.csv')}",
+        soft_wrap=True,
+    )
 
 
 @keys_app.command("ca")
@@ -427,7 +500,9 @@ def keys_device(
 def keys_token(
     devices: Annotated[Path, typer.Argument(help="the server's JSON of devices; it keeps only a hash")],
     device: Annotated[str, typer.Argument(help="the device's name")],
-    out_file: Annotated[Path | None, typer.Option("--out", help="write the token here; default: DEVICE.token")] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="write the token here; default: DEVICE.token")
+    ] = None,
 ) -> None:
     """Make a device's token: copy the token file to the device, the server keeps a hash of it."""
     from streamsplit.server import keys
@@ -439,7 +514,10 @@ def _profile_table(measured: Any) -> Table:
     codecs = sorted({codec for _, codec in measured.payload_bytes})
     splits = sorted({split for split, _ in measured.payload_bytes})
     table = Table(
-        "split", "head ms", "tail ms (batch 1)", *codecs,
+        "split",
+        "head ms",
+        "tail ms (batch 1)",
+        *codecs,
         title=f"{measured.version} on {measured.device}: features {measured.features_ms.p50:.2f} ms; bytes a window by codec",
     )
     for split in splits:
@@ -449,7 +527,9 @@ def _profile_table(measured: Any) -> Table:
             f"{head.p50:.2f}" if head else "",
             f"{tail:.2f}" if tail else "",
             *(
-                f"{measured.payload_bytes[split, codec]:.0f}" if (split, codec) in measured.payload_bytes else ""
+                f"{measured.payload_bytes[split, codec]:.0f}"
+                if (split, codec) in measured.payload_bytes
+                else ""
                 for codec in codecs
             ),
         )
@@ -492,7 +572,16 @@ def _print_summary(summary: dict[str, Any]) -> None:
     out.print(table(summary))
 
 
-def _progress(title: str) -> Any:
-    from streamsplit.lab.view import progress_bar
-
-    return progress_bar(title, err)
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on the terminal's error stream; nothing where that is no terminal."""
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

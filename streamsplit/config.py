@@ -121,7 +121,9 @@ class ClientSettings(_Settings):
         keepalive_s: pings on a quiet link; a dead one is found within keepalive_s + 10 s.
     """
 
-    model_config = SettingsConfigDict(env_prefix="STREAMSPLIT_CLIENT_", frozen=True, extra="forbid", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(
+        env_prefix="STREAMSPLIT_CLIENT_", frozen=True, extra="forbid", env_nested_delimiter="__"
+    )
     device: Name = Field(default_factory=_default_device)
     server: Address | None = None
     encoder: str = "compact"
@@ -168,7 +170,9 @@ class ServerSettings(_Settings):
         devices: JSON file of device tokens (``streamsplit keys token``).
     """
 
-    model_config = SettingsConfigDict(env_prefix="STREAMSPLIT_SERVER_", frozen=True, extra="forbid", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(
+        env_prefix="STREAMSPLIT_SERVER_", frozen=True, extra="forbid", env_nested_delimiter="__"
+    )
     listen: Address = "127.0.0.1:50051"
     encoders: tuple[str, ...] = ("compact",)
     weights: tuple[str, ...] = ()
@@ -191,7 +195,9 @@ class ServerSettings(_Settings):
 AnySettings = TypeVar("AnySettings", bound=_Settings)
 
 
-def load(kind: type[AnySettings], file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> AnySettings:
+def load(
+    kind: type[AnySettings], file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> AnySettings:
     """Reads and checks the settings of one component.
 
     Args:

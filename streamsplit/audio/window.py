@@ -140,12 +140,16 @@ class WindowAssembler:
         waiting = np.concatenate(self._pending)
         whole = len(waiting) // self.window_samples
         for index in range(whole):
-            yield self._window(waiting[index * self.window_samples : (index + 1) * self.window_samples], captured_s)
+            yield self._window(
+                waiting[index * self.window_samples : (index + 1) * self.window_samples], captured_s
+            )
         rest = waiting[whole * self.window_samples :].copy()
         self._pending, self._pending_samples = [rest], len(rest)
 
     def _end_of_mark(self, captured_s: float) -> Iterator[Window]:
-        enough = 2 * self._pending_samples >= self.window_samples or (self._windows_of_mark == 0 and self._pending_samples > 0)
+        enough = 2 * self._pending_samples >= self.window_samples or (
+            self._windows_of_mark == 0 and self._pending_samples > 0
+        )
         if enough:
             rest = np.concatenate(self._pending)
             yield self._window(np.pad(rest, (0, self.window_samples - len(rest))), captured_s)

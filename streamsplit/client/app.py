@@ -24,7 +24,9 @@ from streamsplit.client.telemetry import MachineTelemetry
 from streamsplit.client.uplink import Uplink
 from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version, resolve
+from streamsplit.errors import ConfigError
 from streamsplit.policy.decide import Pilot, make_decider
+from streamsplit.policy.observation import AUDIO_SPLIT
 from streamsplit.policy.profile import Profile, load_profile, profile_for
 
 logger = logging.getLogger(__name__)
@@ -65,9 +67,13 @@ async def device(
         ConfigError: a setting is wrong, or another process uses the same state folder.
         StorageError: the state folder cannot be used.
     """
+    if settings.decider == f"fixed:{AUDIO_SPLIT}" and not settings.send_audio:
+        raise ConfigError("split audio sends sound itself, which must be allowed: --send-audio, or send_audio = true")
     torch.set_num_threads(settings.threads)
     edge = Edge(version, Codecs.from_settings(settings))
-    pilot = Pilot(make_decider(settings.decider, _profile(settings, version), last_split=version.encoder.last_split))
+    pilot = Pilot(
+        make_decider(settings.decider, _profile(settings, version), last_split=version.encoder.last_split)
+    )
     spool = Spool(settings.state_dir / "spool.db", int(settings.spool_max_mb * 1e6))
     with contextlib.ExitStack() as open_:
         open_.callback(spool.close)
@@ -135,5 +141,3 @@ async def until_signalled(work: object) -> bool:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
     return signalled
-
-

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from streamsplit.config import LOOPBACK_HOSTS, ClientSettings, ClientTls, split_address
 from streamsplit.errors import ConfigError, LinkError, RefusedError, StreamSplitError
 
-Channel = grpc.aio.Channel
+Channel = Any  # grpc.aio.Channel: grpc has no types
 
 _REFUSALS = {
     grpc.StatusCode.UNAUTHENTICATED,

@@ -144,7 +144,7 @@ class Daemon:
                     self._choice = self._pilot.choose(observation, self._options)
                     if window.sequence < resume_at:
                         continue  # done in an earlier run; deciding again keeps the pilot in step with that run
-                    decision = {
+                    decision: dict[str, object] = {
                         "decider": self._settings.decider,
                         "reason": self._choice.reason,
                         "observation": observation.as_dict(),
@@ -152,7 +152,9 @@ class Daemon:
                     }
                     step = await asyncio.to_thread(self._edge.process, window, self._choice)
                     await self._offer(replace(step, decision=decision), uplink)
-            except asyncio.CancelledError:  # someone stopped a live stream: what it has heard may still be sent
+            except (
+                asyncio.CancelledError
+            ):  # someone stopped a live stream: what it has heard may still be sent
                 if not self._settings.lossless:
                     await self._flush(uplink)
                 raise
@@ -166,7 +168,9 @@ class Daemon:
                 self.counters.skips += 1
                 self._journal.write({"kind": "skip", "source": item.source, "reason": item.reason})
                 continue
-            placed = [assembler.push_gap(item)] if isinstance(item, Gap) else assembler.push(item, self._clock())
+            placed = (
+                [assembler.push_gap(item)] if isinstance(item, Gap) else assembler.push(item, self._clock())
+            )
             for part in placed:
                 if isinstance(part, Window):
                     yield part
@@ -191,7 +195,9 @@ class Daemon:
         for stream, sequence in dropped:
             self.counters.dropped += 1
             self._offered.pop((stream, sequence), None)
-            self._journal.write({"kind": "window", "stream": stream, "sequence": sequence, "state": "dropped"})
+            self._journal.write(
+                {"kind": "window", "stream": stream, "sequence": sequence, "state": "dropped"}
+            )
         if self._settings.alone:
             self._journal.write(self._record(step, "local", None, now_s, now_s))
             return
@@ -203,9 +209,17 @@ class Daemon:
     def _not_kept(self, step: Step, error: StorageError) -> None:
         """A full or read-only disk costs this window, not the stream: listening and deciding go on."""
         self.counters.dropped += 1
-        logger.log(logging.DEBUG if self.counters.dropped > 1 else logging.ERROR, "windows are lost: %s", error)
+        logger.log(
+            logging.DEBUG if self.counters.dropped > 1 else logging.ERROR, "windows are lost: %s", error
+        )
         self._journal.write(
-            {"kind": "window", "stream": step.stream, "sequence": step.sequence, "state": "dropped", "reason": str(error)}
+            {
+                "kind": "window",
+                "stream": step.stream,
+                "sequence": step.sequence,
+                "state": "dropped",
+                "reason": str(error),
+            }
         )
 
     async def _flush(self, uplink: Uplink) -> None:
@@ -251,7 +265,9 @@ class Daemon:
 
     # Journal lines.
 
-    def _record(self, step: Step, state: str, answer: Answer | None, sent_s: float, ended_s: float) -> dict[str, Any]:
+    def _record(
+        self, step: Step, state: str, answer: Answer | None, sent_s: float, ended_s: float
+    ) -> dict[str, Any]:
         ack = answer.acknowledgement if answer else None
         local = step.split == self._edge.version.encoder.last_split
         record: dict[str, Any] = {
@@ -278,7 +294,9 @@ class Daemon:
             record["reason"] = answer.reason
         return record
 
-    def _measured(self, step: Step, answer: Answer | None, local: bool, sent_s: float, ended_s: float) -> dict[str, Any]:
+    def _measured(
+        self, step: Step, answer: Answer | None, local: bool, sent_s: float, ended_s: float
+    ) -> dict[str, Any]:
         ack = answer.acknowledgement if answer else None
         measured: dict[str, Any] = {f"{part}_ms": round(spent, 4) for part, spent in step.device_ms.items()}
         offered = self._offered.get(step.key)

@@ -28,7 +28,11 @@ class LiveObserver:
     """
 
     def __init__(
-        self, telemetry: MachineTelemetry, uplink: Uplink, spool: Spool, uncertainty: Callable[[], float | None]
+        self,
+        telemetry: MachineTelemetry,
+        uplink: Uplink,
+        spool: Spool,
+        uncertainty: Callable[[], float | None],
     ) -> None:
         self._telemetry = telemetry
         self._uplink = uplink

@@ -22,15 +22,14 @@ import grpc
 from streamsplit import __version__
 from streamsplit.client.channel import meaning, metadata, open_channel
 from streamsplit.client.edge import as_features
+from streamsplit.client.link_estimator import LinkEstimator
 from streamsplit.client.socket_stats import SocketMeter, supported
 from streamsplit.client.spool import Spool
 from streamsplit.client.step import Step
-from streamsplit.client.link_estimator import LinkEstimator
 from streamsplit.config import ClientSettings, split_address
 from streamsplit.encoders.registry import Version
 from streamsplit.errors import LinkError, RefusedError, RemoteProtocolError, StorageError
 from streamsplit.wire import messages
-from streamsplit.wire.v1 import streamsplit_pb2 as pb
 from streamsplit.wire.v1 import streamsplit_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)

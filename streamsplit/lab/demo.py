@@ -62,8 +62,12 @@ def demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
 
 async def _demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     settings.out.mkdir(parents=True, exist_ok=True)
-    soundscape = Soundscape(SoundscapeSettings(seconds=settings.seconds, seed=settings.seed, events_per_minute=16.0))
-    await asyncio.to_thread(soundscape.write, settings.out / "soundscape.wav", settings.out / "soundscape.csv")
+    soundscape = Soundscape(
+        SoundscapeSettings(seconds=settings.seconds, seed=settings.seed, events_per_minute=16.0)
+    )
+    await asyncio.to_thread(
+        soundscape.write, settings.out / "soundscape.wav", settings.out / "soundscape.csv"
+    )
     server_folder = settings.out / "server"
     server_folder.mkdir(exist_ok=True)
     store_path = server_folder / "embeddings.db"
@@ -85,8 +89,8 @@ async def _demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
             watch = _Watch(settings, soundscape, link, store_path)
             if await until_signalled(_run_client(settings, link.port, watch, console)):
                 raise StreamSplitError("the demo was stopped")
-    summary = json.loads((settings.out / "client" / "summary.json").read_text())
-    ids, embeddings, labels = await asyncio.to_thread(watch.known.load)
+    summary: dict[str, Any] = json.loads((settings.out / "client" / "summary.json").read_text())
+    _, embeddings, labels = await asyncio.to_thread(watch.known.load)
     summary |= {
         "soundscape": {"seconds": settings.seconds, "events": len(soundscape.events), "made": True},
         "link": {"made": True, "rate_bps": [min(r for _, r in watch.rates), max(r for _, r in watch.rates)]},
@@ -120,7 +124,16 @@ async def _run_client(settings: DemoSettings, port: int, watch: _Watch, console:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "streamsplit", "replay", str(settings.out / "soundscape.wav")),
         *("--out", str(settings.out / "client"), "--server", f"127.0.0.1:{port}", "--encoder", "compact"),
-        *("--decider", "heuristic", "--speed", str(SPEED), "--conditions", "live", "--seed", str(settings.seed)),
+        *(
+            "--decider",
+            "heuristic",
+            "--speed",
+            str(SPEED),
+            "--conditions",
+            "live",
+            "--seed",
+            str(settings.seed),
+        ),
         stdout=log,
         stderr=log,
     )
@@ -180,7 +193,9 @@ class _Known:
 class _Watch:
     """Follows the client's journal and the link, and shows both."""
 
-    def __init__(self, settings: DemoSettings, soundscape: Soundscape, link: LinkProxy, store_path: Path) -> None:
+    def __init__(
+        self, settings: DemoSettings, soundscape: Soundscape, link: LinkProxy, store_path: Path
+    ) -> None:
         self.records: list[dict[str, Any]] = []
         self.rates: list[tuple[float, float]] = []
         self.known = _Known(store_path, soundscape)
@@ -189,7 +204,8 @@ class _Watch:
         self._offset = 0
         self._link = link
         self._view = LiveView(
-            f"StreamSplit demo: made soundscape at {SPEED:g}x real time, made link", round(settings.seconds / WINDOW_S)
+            f"StreamSplit demo: made soundscape at {SPEED:g}x real time, made link",
+            round(settings.seconds / WINDOW_S),
         )
         self._live: Live | None = None
 
@@ -209,7 +225,9 @@ class _Watch:
             self._view.update(record)
         nearest = self.known.nearest(new[-1]["sequence"]) if new and new[-1]["kind"] == "window" else None
         self._view.status(
-            link_bps=stats.rate_up_bps, server_up=stats.open_connections > 0, **({"nearest": nearest} if nearest else {})
+            link_bps=stats.rate_up_bps,
+            server_up=stats.open_connections > 0,
+            **({"nearest": nearest} if nearest else {}),
         )
 
     def rates_at_sound_time(self) -> list[tuple[float, float]]:

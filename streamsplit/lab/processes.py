@@ -73,7 +73,9 @@ class ServerProcess:
             if self.process.returncode is not None:
                 raise StreamSplitError(f"the embedded server did not start: {self._last_words()}")
             if time.monotonic() > deadline_s:
-                raise StreamSplitError(f"the embedded server did not listen within {START_S:.0f} s: {self._last_words()}")
+                raise StreamSplitError(
+                    f"the embedded server did not listen within {START_S:.0f} s: {self._last_words()}"
+                )
             await asyncio.sleep(0.02)
         self.port = int(port_file.read_text())
 

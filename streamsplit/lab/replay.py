@@ -187,7 +187,9 @@ def _begin(settings: ReplaySettings, recordings: Sequence[Recording], version: V
         name = settings.client.device if settings.client.token_file or settings.client.tls else None
         # Without credentials the device's name is this run's own, so that a server meets every run as a new device.
         unique = f"replay-{fingerprint[:6]}-{time.time_ns() % 16**8:08x}"
-        state = _State(fingerprint, described, name or unique, _stream_name(name, unique, fingerprint), False, 1)
+        state = _State(
+            fingerprint, described, name or unique, _stream_name(name, unique, fingerprint), False, 1
+        )
     _write_state(settings.out, state, finished=False)
     return state
 
@@ -204,7 +206,13 @@ def _described(settings: ReplaySettings, recordings: Sequence[Recording], versio
         "recordings": hashlib.sha256("\n".join(r.source for r in recordings).encode()).hexdigest()[:16],
         "version": version.id,
         "decider": client.decider,
-        "codecs": [client.codec, client.features_codec, client.embedding_codec, client.audio_codec, client.send_audio],
+        "codecs": [
+            client.codec,
+            client.features_codec,
+            client.embedding_codec,
+            client.audio_codec,
+            client.send_audio,
+        ],
         "seed": settings.seed,
         "conditions": settings.conditions,
         "server": EMBEDDED if settings.embedded else client.server,
@@ -214,11 +222,17 @@ def _described(settings: ReplaySettings, recordings: Sequence[Recording], versio
 
 def _clear(out: Path) -> None:
     """Removes an earlier run's own files, and nothing else."""
-    for pattern in ("spool.db*", "journal.jsonl*", f"{STORE_FILE}*", "summary.json", "server.log", "server.port"):
+    for pattern in (
+        "spool.db*",
+        "journal.jsonl*",
+        f"{STORE_FILE}*",
+        "summary.json",
+        "server.log",
+        "server.port",
+    ):
         for path in out.glob(pattern):
             with contextlib.suppress(IsADirectoryError):
                 path.unlink()
-
 
 
 def _read_state(out: Path) -> _State | None:
@@ -228,7 +242,9 @@ def _read_state(out: Path) -> _State | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be understood ({error}); delete the folder or give another --out") from None
+        raise ConfigError(
+            f"{path}: cannot be understood ({error}); delete the folder or give another --out"
+        ) from None
 
 
 def _write_state(out: Path, state: _State, finished: bool) -> None:

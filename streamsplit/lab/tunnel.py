@@ -37,19 +37,22 @@ class Tunnel:
 
     async def run(self, uplink: Bottleneck, downlink: Bottleneck) -> None:
         """Carries both directions until both have ended, one has failed or `reset` is called."""
-        self._work = asyncio.create_task(self._carry(uplink, downlink))
-        clean = False
+        self._work = work = asyncio.create_task(self._carry(uplink, downlink))
         try:
-            await asyncio.wait([self._work])
-            clean = not self._work.cancelled() and self._work.exception() is None
+            await asyncio.wait([work])
         finally:
-            self._work.cancel()
-            ended = await asyncio.gather(self._work, return_exceptions=True)
+            if (
+                not work.done()
+            ):  # we are being cancelled: the sockets must have no reader any more when they close
+                work.cancel()
+                await asyncio.wait([work])
+            error = None if work.cancelled() else work.exception()
+            clean = not work.cancelled() and error is None
             self.up.closed = self.down.closed = True
             close(self._client, reset=not clean)
             close(self._server, reset=not clean)
-        if isinstance(ended[0], Exception) and not isinstance(ended[0], ConnectionResetError):
-            raise ended[0]
+        if error is not None and not isinstance(error, ConnectionResetError):
+            raise error
 
     async def _carry(self, uplink: Bottleneck, downlink: Bottleneck) -> None:
         try:

@@ -70,7 +70,9 @@ def load_versions(settings: ServerSettings) -> list[Version]:
 
 @asynccontextmanager
 async def running(
-    settings: ServerSettings, versions: list[Version], crashed: Callable[[Exception], None] = lambda error: None
+    settings: ServerSettings,
+    versions: list[Version],
+    crashed: Callable[[Exception], None] = lambda error: None,
 ) -> AsyncIterator[RunningServer]:
     """A listening server, for as long as the context is open; leaving it drains.
 
@@ -162,7 +164,9 @@ def _listen(server: grpc.aio.Server, address: str, security: ServerSecurity) -> 
             return int(server.add_insecure_port(address))
         return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
-        raise ConfigError(f"listen = {address!r}: cannot listen there: {str(error).splitlines()[0]}") from None
+        raise ConfigError(
+            f"listen = {address!r}: cannot listen there: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _add_health_and_reflection(server: grpc.aio.Server) -> Callable[[bool], Awaitable[None]]:
@@ -171,10 +175,14 @@ def _add_health_and_reflection(server: grpc.aio.Server) -> Callable[[bool], Awai
         from grpc_health.v1.health import aio as health
         from grpc_reflection.v1alpha import reflection
     except ImportError as error:
-        raise ConfigError(f"the server needs its extra: pip install 'streamsplit[server]' ({error.name} is missing)") from None
+        raise ConfigError(
+            f"the server needs its extra: pip install 'streamsplit[server]' ({error.name} is missing)"
+        ) from None
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
+    reflection.enable_server_reflection(
+        (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server
+    )
 
     async def set_health(serving: bool) -> None:
         status = health_pb2.HealthCheckResponse

@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
 import grpc
 
@@ -49,7 +50,7 @@ STATUS = {
     Code.DRAINING: grpc.StatusCode.UNAVAILABLE,
 }
 
-Context = grpc.aio.ServicerContext
+Context = Any  # grpc.aio.ServicerContext: grpc has no types
 
 
 class Connection:
@@ -118,7 +119,7 @@ class Connection:
                 return self.closing
 
 
-class StreamSplitService(pb_grpc.StreamSplitServicer):
+class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
     """All connections of one server.
 
     Args:
@@ -146,7 +147,9 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):
 
     def deliver(self, outcomes: Sequence[tuple[object, Outcome]]) -> None:
         """Takes outcomes from the tail's threads to the event loop; the tail calls it."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is going down, the windows are committed
+        with contextlib.suppress(
+            RuntimeError
+        ):  # the loop is closed: the process is going down, the windows are committed
             self._loop.call_soon_threadsafe(self._deliver_here, outcomes)
 
     def _deliver_here(self, outcomes: Sequence[tuple[object, Outcome]]) -> None:
@@ -172,8 +175,8 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):
         try:
             writer = asyncio.create_task(connection.write(context), name="session-write")
             done, _ = await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            if reader in done and (error := reader.exception()):
-                raise error
+            if reader in done:
+                reader.result()
             close = await writer
         finally:
             overdue.cancel()

@@ -224,23 +224,31 @@ class Session:
             case HalfClosed():
                 return self._half_close()
             case HelloOverdue():
-                return self._close(Code.OVERDUE, "no Hello came in time") if self.state is State.GREETING else []
+                return (
+                    self._close(Code.OVERDUE, "no Hello came in time") if self.state is State.GREETING else []
+                )
 
     def _hello(self, hello: messages.Hello) -> list[Command]:
         if self.state is not State.GREETING:
             return self._close(Code.BAD_MESSAGE, "Hello came twice")
         if not messages.interoperates(hello.protocol):
             return self._close(
-                Code.INCOMPATIBLE, f"protocol: expected {messages.PROTOCOL.split('.')[0]}.x, got {hello.protocol[:16]!r}"
+                Code.INCOMPATIBLE,
+                f"protocol: expected {messages.PROTOCOL.split('.')[0]}.x, got {hello.protocol[:16]!r}",
             )
         if not NAME_PATTERN.fullmatch(hello.device):
-            return self._close(Code.BAD_MESSAGE, f"device name {hello.device[:80]!r}: expected 1 to 64 of [A-Za-z0-9._-]")
+            return self._close(
+                Code.BAD_MESSAGE, f"device name {hello.device[:80]!r}: expected 1 to 64 of [A-Za-z0-9._-]"
+            )
         if self.identity is not None and hello.device != self.identity:
             return self._close(
-                Code.WRONG_IDENTITY, f"device {hello.device!r}: the credentials are those of {self.identity!r}"
+                Code.WRONG_IDENTITY,
+                f"device {hello.device!r}: the credentials are those of {self.identity!r}",
             )
         if not 1 <= len(hello.versions) <= 16 or any(len(version) > 128 for version in hello.versions):
-            return self._close(Code.BAD_MESSAGE, "Hello.versions: expected 1 to 16 names of at most 128 characters")
+            return self._close(
+                Code.BAD_MESSAGE, "Hello.versions: expected 1 to 16 names of at most 128 characters"
+            )
         refusal = self.admit(hello.device)
         if refusal:
             return self._close(Code.TOO_MANY, refusal)
@@ -248,7 +256,10 @@ class Session:
         return [
             Reply(
                 messages.Welcome(
-                    messages.PROTOCOL, self._descriptions(), self.limits.max_in_flight, self.limits.max_message_bytes
+                    messages.PROTOCOL,
+                    self._descriptions(),
+                    self.limits.max_in_flight,
+                    self.limits.max_message_bytes,
                 )
             )
         ]
@@ -259,10 +270,16 @@ class Session:
         if not 0 <= message.index < MAX_STREAMS_PER_CONNECTION:
             return self._close(Code.BAD_MESSAGE, f"stream index: expected 0..4095, got {message.index}")
         if not NAME_PATTERN.fullmatch(message.stream):
-            return self._close(Code.BAD_MESSAGE, f"stream {message.stream[:80]!r}: expected 1 to 64 of [A-Za-z0-9._-]")
+            return self._close(
+                Code.BAD_MESSAGE, f"stream {message.stream[:80]!r}: expected 1 to 64 of [A-Za-z0-9._-]"
+            )
         if not 1000 <= message.sample_rate_hz <= 768_000:
-            return self._close(Code.BAD_MESSAGE, f"sample rate: expected 1000..768000 Hz, got {message.sample_rate_hz}")
-        self._streams[message.index] = _Stream(message.stream, message.sample_rate_hz, message.started_unix_ms)
+            return self._close(
+                Code.BAD_MESSAGE, f"sample rate: expected 1000..768000 Hz, got {message.sample_rate_hz}"
+            )
+        self._streams[message.index] = _Stream(
+            message.stream, message.sample_rate_hz, message.started_unix_ms
+        )
         return []
 
     def _window(self, window: messages.WindowMessage) -> list[Command]:
@@ -270,9 +287,14 @@ class Session:
             return self._close(Code.BAD_MESSAGE, "a Window came before Hello")
         stream = self._streams.get(window.stream)
         if stream is None:
-            return self._close(Code.BAD_MESSAGE, f"window {window.sequence}: stream index {window.stream} was never opened")
+            return self._close(
+                Code.BAD_MESSAGE, f"window {window.sequence}: stream index {window.stream} was never opened"
+            )
         if window.source is not None:
-            stream.source, stream.label = window.source[:MAX_TEXT] or None, (window.label or "")[:MAX_TEXT] or None
+            stream.source, stream.label = (
+                window.source[:MAX_TEXT] or None,
+                (window.label or "")[:MAX_TEXT] or None,
+            )
         if self.state is State.DRAINING or self.in_flight >= self.limits.max_in_flight or not self.take():
             return [Reply(messages.Busy(BUSY_RETRY_MS, window.stream, window.sequence))]
         version = self._version_of(window)
@@ -312,7 +334,9 @@ class Session:
         return self._versions[window.version] if window.version < len(self._versions) else None
 
     def _reject(self, window: messages.WindowMessage, reason: str) -> list[Command]:
-        return [Reply(messages.Rejected(window.stream, window.sequence, f"window {window.sequence}: {reason}"))]
+        return [
+            Reply(messages.Rejected(window.stream, window.sequence, f"window {window.sequence}: {reason}"))
+        ]
 
     def _finished(self, event: Done | Failed) -> list[Command]:
         if self.state is State.GREETING:
@@ -334,7 +358,9 @@ class Session:
         elif event.again:
             reply = messages.Busy(STORAGE_RETRY_MS, job.stream_index, job.sequence)
         else:
-            reply = messages.Rejected(job.stream_index, job.sequence, f"window {job.sequence}: {event.reason}")
+            reply = messages.Rejected(
+                job.stream_index, job.sequence, f"window {job.sequence}: {event.reason}"
+            )
         commands: list[Command] = [Reply(reply)]
         if self._half_closed and self.in_flight == 0:
             commands += self._close(Code.OK)

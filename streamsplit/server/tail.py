@@ -111,7 +111,7 @@ class Tail:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - the top of a thread: log it and stop the server
+        except Exception as error:
             logger.exception("%s died", threading.current_thread().name)
             self._crashed(error)
 
@@ -153,14 +153,30 @@ class Tail:
         job = batch[0].job
         served = self._served.get(job.version)
         if served is None:
-            self._tell([(ticket.owner, Failed(ticket.job, "its version was withdrawn", again=True)) for ticket in batch])
+            self._tell(
+                [
+                    (ticket.owner, Failed(ticket.job, "its version was withdrawn", again=True))
+                    for ticket in batch
+                ]
+            )
             return
         began_s = self._clock()
         try:
             embedded = served.embed(job.split, job.codec, [ticket.job.payload for ticket in batch])
-        except (RuntimeError, MemoryError) as error:  # what torch raises when a device is lost or out of memory
-            logger.error("a batch of %d windows of %s at split %d failed: %s", len(batch), job.version, job.split, error)
-            self._tell([(ticket.owner, Failed(ticket.job, "the server failed", again=True)) for ticket in batch])
+        except (
+            RuntimeError,
+            MemoryError,
+        ) as error:  # what torch raises when a device is lost or out of memory
+            logger.error(
+                "a batch of %d windows of %s at split %d failed: %s",
+                len(batch),
+                job.version,
+                job.split,
+                error,
+            )
+            self._tell(
+                [(ticket.owner, Failed(ticket.job, "the server failed", again=True)) for ticket in batch]
+            )
             return
         self._computed.put(_Computed(batch, embedded, served.last_split, began_s, self._clock()))
 
@@ -170,7 +186,9 @@ class Tail:
         store: EmbeddingStore | None = None
         failing = False
         while (computed := self._computed.get()) is not None:
-            good = [index for index in range(len(computed.tickets)) if index not in computed.embedded.problems]
+            good = [
+                index for index in range(len(computed.tickets)) if index not in computed.embedded.problems
+            ]
             outcomes: list[tuple[object, Outcome]] = [
                 (computed.tickets[index].owner, Failed(computed.tickets[index].job, reason, again=False))
                 for index, reason in computed.embedded.problems.items()
@@ -185,10 +203,17 @@ class Tail:
                     for index, new in zip(good, fresh, strict=True)
                 ]
             except StorageError as error:
-                logger.log(logging.DEBUG if failing else logging.ERROR, "windows are refused until it is cured: %s", error)
+                logger.log(
+                    logging.DEBUG if failing else logging.ERROR,
+                    "windows are refused until it is cured: %s",
+                    error,
+                )
                 failing = True
                 outcomes += [
-                    (computed.tickets[index].owner, Failed(computed.tickets[index].job, str(error), again=True))
+                    (
+                        computed.tickets[index].owner,
+                        Failed(computed.tickets[index].job, str(error), again=True),
+                    )
                     for index in good
                 ]
             self._tell(outcomes)

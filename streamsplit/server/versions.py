@@ -28,7 +28,6 @@ from streamsplit.wire.codec import (
 from streamsplit.wire.messages import EncoderVersion
 
 
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedded:
     """A batch's result.
@@ -98,7 +97,9 @@ class ServedVersion:
         rows = np.ascontiguousarray(embeddings.float().cpu().numpy())
         for index in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
             problems[int(index)] = "the embedding is not finite"
-        return Embedded(rows, None if uncertainties is None else uncertainties.float().cpu().numpy(), problems)
+        return Embedded(
+            rows, None if uncertainties is None else uncertainties.float().cpu().numpy(), problems
+        )
 
     def _received(self, codec: Codec, payloads: Sequence[bytes]) -> Embedded:
         dim = self._encoder.embedding_dim
@@ -121,7 +122,9 @@ class ServedVersion:
             batch = np.zeros((len(payloads), front_end.window_samples), np.float32)
             for index, payload in enumerate(payloads):
                 try:
-                    batch[index] = unpack_audio(payload, codec, front_end.sample_rate_hz, front_end.window_samples)
+                    batch[index] = unpack_audio(
+                        payload, codec, front_end.sample_rate_hz, front_end.window_samples
+                    )
                 except PayloadError as error:
                     problems[index] = str(error)
             return batch, problems
@@ -156,5 +159,7 @@ def _torch_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"compute = {name!r}: expected cpu, cuda, cuda:N or mps that works here: {reason}") from None
+        raise ConfigError(
+            f"compute = {name!r}: expected cpu, cuda, cuda:N or mps that works here: {reason}"
+        ) from None
     return device

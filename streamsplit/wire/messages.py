@@ -166,7 +166,10 @@ def device_message(message: DeviceSays) -> pb.DeviceMessage:
         case Hello():
             return pb.DeviceMessage(
                 hello=pb.Hello(
-                    protocol=message.protocol, device=message.device, versions=message.versions, software=message.software
+                    protocol=message.protocol,
+                    device=message.device,
+                    versions=message.versions,
+                    software=message.software,
                 )
             )
 
@@ -182,7 +185,9 @@ def read_device_message(message: pb.DeviceMessage) -> DeviceSays | None:
             window = message.window
             codec = _CODEC_FROM_WIRE.get(window.codec)
             if codec is None:
-                raise RemoteProtocolError(f"window {window.sequence}: expected a known codec, got number {window.codec}")
+                raise RemoteProtocolError(
+                    f"window {window.sequence}: expected a known codec, got number {window.codec}"
+                )
             marked = window.HasField("mark")
             return WindowMessage(
                 window.stream,
@@ -228,7 +233,9 @@ def server_message(message: ServerSays) -> pb.ServerMessage:
                 busy=pb.Busy(retry_ms=message.retry_ms, stream=message.stream, sequence=message.sequence)
             )
         case VersionGone():
-            gone = pb.VersionGone(stream=message.stream, sequence=message.sequence, served=_served(message.served))
+            gone = pb.VersionGone(
+                stream=message.stream, sequence=message.sequence, served=_served(message.served)
+            )
             return pb.ServerMessage(version_gone=gone)
         case Rejected():
             return pb.ServerMessage(
@@ -275,7 +282,10 @@ def read_server_message(message: pb.ServerMessage) -> ServerSays | None:
         case "welcome":
             welcome = message.welcome
             return Welcome(
-                welcome.protocol, _read_served(welcome.served), welcome.max_in_flight, welcome.max_message_bytes
+                welcome.protocol,
+                _read_served(welcome.served),
+                welcome.max_in_flight,
+                welcome.max_message_bytes,
             )
         case _:
             return None

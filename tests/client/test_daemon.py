@@ -76,7 +76,9 @@ async def client(
             **changes,
         }
     )
-    daemon = DaemonSettings(stream, settings.decider, alone=server is None, lossless=lossless, patience_s=patience_s)
+    daemon = DaemonSettings(
+        stream, settings.decider, alone=server is None, lossless=lossless, patience_s=patience_s
+    )
     async with device(settings, daemon, source, version) as made:
         yield made
 
@@ -86,7 +88,9 @@ def rows(folder: Path) -> list[StoredWindow]:
 
 
 def journaled(folder: Path, state: str) -> list[int]:
-    return [r["sequence"] for r in read(folder / "journal.jsonl") if r["kind"] == "window" and r["state"] == state]
+    return [
+        r["sequence"] for r in read(folder / "journal.jsonl") if r["kind"] == "window" and r["state"] == state
+    ]
 
 
 @pytest.mark.parametrize("split", [-1, 0, 1, 2, 3, 4])
@@ -97,7 +101,12 @@ async def test_every_window_is_stored_once_and_journaled(
     async with (
         serve() as server,
         client(
-            tmp_path / "c", compact, source, f"127.0.0.1:{server.port}", decider=f"fixed:{split}", send_audio=split < 0
+            tmp_path / "c",
+            compact,
+            source,
+            f"127.0.0.1:{server.port}",
+            decider=f"fixed:{split}",
+            send_audio=split < 0,
         ) as made,
     ):
         counters = await made.run()
@@ -119,9 +128,10 @@ async def test_alone_it_embeds_and_keeps_and_fills_in_later(
         assert made.spool.windows == 5
     assert journaled(tmp_path / "c", "local") == list(range(5))
     source = Played(blocks(sound, 3))
-    async with serve() as server, client(
-        tmp_path / "c", compact, source, f"127.0.0.1:{server.port}", stream="later"
-    ) as made:
+    async with (
+        serve() as server,
+        client(tmp_path / "c", compact, source, f"127.0.0.1:{server.port}", stream="later") as made,
+    ):
         await made.run()
     stored = {(row.stream, row.sequence, row.computed_on) for row in rows(tmp_path)}
     assert stored == {("s", n, "device") for n in range(5)} | {("later", n, "server") for n in range(3)}
@@ -148,14 +158,17 @@ async def test_a_link_cut_again_and_again_loses_and_doubles_nothing(
     serve: Serve, compact: Version, sound: Samples, tmp_path: Path
 ) -> None:
     source = Played(blocks(sound, 60), pause_s=0.03)
-    async with serve() as server, LinkProxy(LinkSettings(f"127.0.0.1:{server.port}", delay_ms=5.0)) as link:
-        async with client(tmp_path / "c", compact, source, f"127.0.0.1:{link.port}") as made:
-            running = asyncio.create_task(made.run())
-            while not running.done():
-                await asyncio.sleep(0.3)
-                link.cut()
-            counters = await running
-            assert made.uplink.connections > 2
+    async with (
+        serve() as server,
+        LinkProxy(LinkSettings(f"127.0.0.1:{server.port}", delay_ms=5.0)) as link,
+        client(tmp_path / "c", compact, source, f"127.0.0.1:{link.port}") as made,
+    ):
+        running = asyncio.create_task(made.run())
+        while not running.done():
+            await asyncio.sleep(0.3)
+            link.cut()
+        counters = await running
+        assert made.uplink.connections > 2
     assert counters.acknowledged >= 60
     assert sorted(row.sequence for row in rows(tmp_path)) == list(range(60))
 
@@ -164,16 +177,17 @@ async def test_a_black_hole_is_noticed_and_its_windows_sent_again(
     serve: Serve, compact: Version, sound: Samples, tmp_path: Path
 ) -> None:
     source = Played(blocks(sound, 20), pause_s=0.05)
-    async with serve() as server, LinkProxy(LinkSettings(f"127.0.0.1:{server.port}")) as link:
-        async with client(
-            tmp_path / "c", compact, source, f"127.0.0.1:{link.port}", acknowledge_timeout_s=1.0
-        ) as made:
-            running = asyncio.create_task(made.run())
-            await asyncio.sleep(0.4)
-            link.freeze()
-            await asyncio.sleep(2.0)
-            link.thaw()
-            await running
+    async with (
+        serve() as server,
+        LinkProxy(LinkSettings(f"127.0.0.1:{server.port}")) as link,
+        client(tmp_path / "c", compact, source, f"127.0.0.1:{link.port}", acknowledge_timeout_s=1.0) as made,
+    ):
+        running = asyncio.create_task(made.run())
+        await asyncio.sleep(0.4)
+        link.freeze()
+        await asyncio.sleep(2.0)
+        link.thaw()
+        await running
     assert sorted(row.sequence for row in rows(tmp_path)) == list(range(20))
 
 
@@ -181,9 +195,10 @@ async def test_a_server_without_our_version_gets_our_features(
     serve: Serve, compact: Version, sound: Samples, tmp_path: Path
 ) -> None:
     other = make_untrained("compact", seed=1)
-    async with serve() as server, client(
-        tmp_path / "c", other, Played(blocks(sound, 8)), f"127.0.0.1:{server.port}"
-    ) as made:
+    async with (
+        serve() as server,
+        client(tmp_path / "c", other, Played(blocks(sound, 8)), f"127.0.0.1:{server.port}") as made,
+    ):
         await made.run()
     stored = rows(tmp_path)
     assert sorted(row.sequence for row in stored) == list(range(8))
@@ -193,9 +208,10 @@ async def test_a_server_without_our_version_gets_our_features(
 async def test_a_busy_server_gets_its_windows_later(
     serve: Serve, compact: Version, sound: Samples, tmp_path: Path
 ) -> None:
-    async with serve(max_windows_per_second=4) as server, client(
-        tmp_path / "c", compact, Played(blocks(sound, 14)), f"127.0.0.1:{server.port}"
-    ) as made:
+    async with (
+        serve(max_windows_per_second=4) as server,
+        client(tmp_path / "c", compact, Played(blocks(sound, 14)), f"127.0.0.1:{server.port}") as made,
+    ):
         await made.run()
     assert sorted(row.sequence for row in rows(tmp_path)) == list(range(14))
 
@@ -232,10 +248,12 @@ async def test_a_device_without_its_token_is_refused_in_one_line(
     async with serve(devices=tmp_path / "devices.json") as server:
         address = f"127.0.0.1:{server.port}"
         async with client(tmp_path / "c", compact, Played(blocks(sound, 1)), address) as made:
-            with pytest.raises(RefusedError, match="UNAUTHENTICATED.*expected a device token, got none"):
+            with pytest.raises(RefusedError, match=r"UNAUTHENTICATED.*expected a device token, got none"):
                 await made.run()
         token = tmp_path / "pi.token"
-        async with client(tmp_path / "c", compact, Played(blocks(sound, 1)), address, token_file=token) as made:
+        async with client(
+            tmp_path / "c", compact, Played(blocks(sound, 1)), address, token_file=token
+        ) as made:
             await made.run()
     assert len(rows(tmp_path)) == 1
 
@@ -243,10 +261,16 @@ async def test_a_device_without_its_token_is_refused_in_one_line(
 async def test_gaps_and_skips_are_journaled_and_move_time(
     serve: Serve, compact: Version, sound: Samples, tmp_path: Path
 ) -> None:
-    items = [*blocks(sound, 1), Gap(16_000, "overrun"), Skip("broken.wav", "broken.wav: not audio"), *blocks(sound, 1)]
-    async with serve() as server, client(
-        tmp_path / "c", compact, Played(items), f"127.0.0.1:{server.port}"
-    ) as made:
+    items = [
+        *blocks(sound, 1),
+        Gap(16_000, "overrun"),
+        Skip("broken.wav", "broken.wav: not audio"),
+        *blocks(sound, 1),
+    ]
+    async with (
+        serve() as server,
+        client(tmp_path / "c", compact, Played(items), f"127.0.0.1:{server.port}") as made,
+    ):
         await made.run()
     records = list(read(tmp_path / "c" / "journal.jsonl"))
     assert [r["samples"] for r in records if r["kind"] == "gap"] == [16_000]
@@ -258,7 +282,10 @@ async def test_samples_that_are_not_numbers_are_a_gap(
     serve: Serve, compact: Version, sound: Samples, tmp_path: Path
 ) -> None:
     items = [*blocks(sound, 1), Block(np.full(WINDOW, np.nan, np.float32)), *blocks(sound, 1)]
-    async with serve() as server, client(tmp_path / "c", compact, Played(items), f"127.0.0.1:{server.port}") as made:
+    async with (
+        serve() as server,
+        client(tmp_path / "c", compact, Played(items), f"127.0.0.1:{server.port}") as made,
+    ):
         counters = await made.run()
     assert (counters.windows, counters.gaps) == (2, 1)
 

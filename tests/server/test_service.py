@@ -102,7 +102,9 @@ async def test_the_embedding_is_that_of_the_tail_on_what_was_sent(
         if split == 4:
             expected = unpack_embedding(sent.payload, codec, 128)
         else:
-            activation = unpack(sent.payload, codec, compact.encoder.activation_spec(split), compact.ranges[split])
+            activation = unpack(
+                sent.payload, codec, compact.encoder.activation_spec(split), compact.ranges[split]
+            )
             with torch.inference_mode():
                 expected = compact.encoder.tail(torch.from_numpy(activation)[None], split)[0].numpy()
         np.testing.assert_array_equal(row.embedding, expected)
@@ -111,7 +113,9 @@ async def test_the_embedding_is_that_of_the_tail_on_what_was_sent(
 
 
 @pytest.mark.parametrize("codec", [Codec.PCM16, Codec.FLAC, Codec.OPUS])
-async def test_audio_is_embedded_too(serve: Serve, compact: Version, windows: list[Window], codec: Codec) -> None:
+async def test_audio_is_embedded_too(
+    serve: Serve, compact: Version, windows: list[Window], codec: Codec
+) -> None:
     payload = pack_audio(windows[0].samples, codec, 16_000)
     said = messages.WindowMessage(0, 0, 0, 0, -1, codec, payload, -30.0)
     async with serve() as server, talking(server.port, *greeting(compact.id), said) as talk:
@@ -119,7 +123,9 @@ async def test_audio_is_embedded_too(serve: Serve, compact: Version, windows: li
         answer = await talk.hear()
     assert isinstance(answer, messages.Acknowledgement)
     with torch.inference_mode():
-        direct = compact.encoder(LogMel(compact.front_end)(torch.from_numpy(windows[0].samples)[None]))[0].numpy()
+        direct = compact.encoder(LogMel(compact.front_end)(torch.from_numpy(windows[0].samples)[None]))[
+            0
+        ].numpy()
     cosine = float(unpack_embedding(answer.embedding, Codec.INT8, 128) @ direct)
     assert cosine > (0.9 if codec is Codec.OPUS else 0.999)
 
@@ -131,7 +137,10 @@ async def test_a_duplicate_is_acknowledged_and_stored_once(
     async with serve() as server, talking(server.port, *greeting(compact.id), said, said) as talk:
         await talk.hear()
         answers = [await talk.hear(), await talk.hear()]
-    assert sorted(answer.duplicate for answer in answers if isinstance(answer, messages.Acknowledgement)) == [False, True]
+    assert sorted(answer.duplicate for answer in answers if isinstance(answer, messages.Acknowledgement)) == [
+        False,
+        True,
+    ]
     assert EmbeddingStore(tmp_path / "embeddings.db", read_only=True).count() == 1
 
 
@@ -158,7 +167,10 @@ async def test_an_old_version_is_told_what_is_served_and_features_are_taken_inst
     serve: Serve, compact: Version, windows: list[Window], tmp_path: Path
 ) -> None:
     old = make_untrained("compact", seed=1)
-    async with serve() as server, talking(server.port, *greeting(old.id), message(old, windows[0], 3, Codec.INT4)) as talk:
+    async with (
+        serve() as server,
+        talking(server.port, *greeting(old.id), message(old, windows[0], 3, Codec.INT4)) as talk,
+    ):
         await talk.hear()
         gone = await talk.hear()
         assert isinstance(gone, messages.VersionGone)
@@ -178,7 +190,9 @@ async def test_another_major_protocol_is_refused_with_a_reason(serve: Serve, com
     assert "expected 1.x, got '9.0'" in details
 
 
-async def test_a_newer_minor_version_is_welcome_and_its_news_passed_over(serve: Serve, compact: Version) -> None:
+async def test_a_newer_minor_version_is_welcome_and_its_news_passed_over(
+    serve: Serve, compact: Version
+) -> None:
     hello = messages.Hello("1.9", "pi", (compact.id,))
     async with serve() as server, talking(server.port, hello) as talk:
         assert isinstance(await talk.hear(), messages.Welcome)
@@ -191,13 +205,13 @@ async def test_a_message_beyond_the_limit_is_refused(serve: Serve, compact: Vers
     said = messages.WindowMessage(0, 0, 0, 0, 3, Codec.INT4, bytes(100_000), -30.0)
     async with serve(max_message_kb=16) as server, talking(server.port, *greeting(compact.id)) as talk:
         await talk.hear()
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await talk.say(said)
-            await talk.hear()
-    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await talk.say(said)
+        assert (await talk.status())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_devices_beyond_the_limit_are_turned_away_until_one_leaves(serve: Serve, compact: Version) -> None:
+async def test_devices_beyond_the_limit_are_turned_away_until_one_leaves(
+    serve: Serve, compact: Version
+) -> None:
     async with serve(max_devices=1) as server:
         async with talking(server.port, greeting(compact.id, "one")[0]) as first:
             await first.hear()
@@ -215,7 +229,10 @@ async def test_devices_beyond_the_limit_are_turned_away_until_one_leaves(serve: 
 
 
 async def test_connections_of_one_device_are_limited(serve: Serve, compact: Version) -> None:
-    async with serve(max_streams_per_device=1) as server, talking(server.port, greeting(compact.id)[0]) as first:
+    async with (
+        serve(max_streams_per_device=1) as server,
+        talking(server.port, greeting(compact.id)[0]) as first,
+    ):
         await first.hear()
         async with talking(server.port, greeting(compact.id)[0]) as second:
             code, details = await second.status()
@@ -223,22 +240,31 @@ async def test_connections_of_one_device_are_limited(serve: Serve, compact: Vers
     assert "the limit is 1" in details
 
 
-async def test_a_device_beyond_its_rate_is_told_busy(serve: Serve, compact: Version, windows: list[Window]) -> None:
+async def test_a_device_beyond_its_rate_is_told_busy(
+    serve: Serve, compact: Version, windows: list[Window]
+) -> None:
     said = [replace(message(compact, windows[0], 3, Codec.INT4), sequence=number) for number in range(20)]
-    async with serve(max_windows_per_second=2) as server, talking(server.port, *greeting(compact.id), *said) as talk:
+    async with (
+        serve(max_windows_per_second=2) as server,
+        talking(server.port, *greeting(compact.id), *said) as talk,
+    ):
         await talk.hear()
         kinds = [type(await talk.hear()) for _ in said]
     assert messages.Busy in kinds
     assert messages.Acknowledgement in kinds
 
 
-async def test_random_bytes_on_the_port_harm_nobody(serve: Serve, compact: Version, windows: list[Window]) -> None:
+async def test_random_bytes_on_the_port_harm_nobody(
+    serve: Serve, compact: Version, windows: list[Window]
+) -> None:
     generator = np.random.default_rng(0)
     async with serve() as server:
         for size in (1, 100, 10_000):
             with socket.create_connection(("127.0.0.1", server.port)) as stranger:
                 stranger.sendall(generator.bytes(size))
-        async with talking(server.port, *greeting(compact.id), message(compact, windows[0], 3, Codec.INT4)) as talk:
+        async with talking(
+            server.port, *greeting(compact.id), message(compact, windows[0], 3, Codec.INT4)
+        ) as talk:
             await talk.hear()
             assert isinstance(await talk.hear(), messages.Acknowledgement)
 

@@ -41,7 +41,11 @@ class FakeVersion:
 
 
 def session(**changes: object) -> Session:
-    defaults: dict[str, object] = {"identity": None, "served": {"v1": FakeVersion()}, "limits": SessionLimits(4, 1000)}
+    defaults: dict[str, object] = {
+        "identity": None,
+        "served": {"v1": FakeVersion()},
+        "limits": SessionLimits(4, 1000),
+    }
     return Session(**{**defaults, **changes})  # type: ignore[arg-type]
 
 
@@ -83,7 +87,13 @@ def test_a_hello_is_welcomed_with_what_is_served() -> None:
 def test_a_window_becomes_a_job_with_everything_the_store_needs() -> None:
     job = job_of(opened(), replace(WINDOW, source="dog.wav", label="dog"))
     assert (job.device, job.stream, job.sequence, job.start_sample) == ("pi", "kitchen", 5, 76_800)
-    assert (job.version, job.split, job.codec, job.source, job.label) == ("v1", 2, Codec.INT4, "dog.wav", "dog")
+    assert (job.version, job.split, job.codec, job.source, job.label) == (
+        "v1",
+        2,
+        Codec.INT4,
+        "dog.wav",
+        "dog",
+    )
 
 
 def test_a_mark_holds_until_the_next_one() -> None:
@@ -141,7 +151,12 @@ def test_a_mistake_about_the_conversation_ends_the_call(event: Event) -> None:
 
 @pytest.mark.parametrize(
     "window",
-    [replace(WINDOW, split=5), replace(WINDOW, payload=b"x" * 11), replace(WINDOW, version=2), replace(WINDOW, served_version="v1")],
+    [
+        replace(WINDOW, split=5),
+        replace(WINDOW, payload=b"x" * 11),
+        replace(WINDOW, version=2),
+        replace(WINDOW, served_version="v1"),
+    ],
 )
 def test_a_mistake_about_one_window_costs_that_window(window: messages.WindowMessage) -> None:
     made = opened()
@@ -200,7 +215,9 @@ EVENTS: tuple[Event, ...] = (HELLO, OPEN, WINDOW, DrainRequested(1), HalfClosed(
 
 
 @pytest.mark.parametrize("events", list(itertools.product(EVENTS, repeat=3)))
-def test_every_event_is_answered_in_every_state_and_nothing_after_the_close(events: tuple[Event, ...]) -> None:
+def test_every_event_is_answered_in_every_state_and_nothing_after_the_close(
+    events: tuple[Event, ...],
+) -> None:
     made = session()
     jobs: list[WindowJob] = []
     for event in events:

@@ -1,0 +1,131 @@
+"""What ``streamsplit search`` asks of a store: the windows nearest to a clip, or to a stored window."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from streamsplit.audio.features import LogMel
+from streamsplit.audio.files import read
+from streamsplit.audio.window import Block, Window, WindowAssembler
+from streamsplit.encoders.registry import resolve
+from streamsplit.encoders.version import Version
+from streamsplit.errors import ConfigError
+from streamsplit.server.search import Neighbour, SourceMatch, nearest, nearest_sources
+from streamsplit.server.store import EmbeddingStore, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One search.
+
+    Attributes:
+        subject: a recording's path, or the number of a stored window.
+        encoder, weights: what embeds the recording.
+        version: search among this version's embeddings; None: the recording's or window's own.
+        neighbours: how many to find.
+        same_stream: for a stored window: also look into its own stream.
+    """
+
+    subject: str
+    encoder: str = "compact"
+    weights: str | None = None
+    version: str | None = None
+    neighbours: int = 10
+    same_stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An answer: windows for a stored window, recordings (or streams) for a clip; best first."""
+
+    subject: str
+    version: str
+    windows: tuple[Neighbour, ...] = ()
+    sources: tuple[SourceMatch, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    def table(self) -> Table:
+        """For a terminal."""
+        title = f"nearest to {self.subject} among embeddings of {self.version}"
+        if self.sources:
+            table = Table("score", "sound", "label", "windows", "best at", title=title)
+            for match in self.sources:
+                best = match.best
+                where = f"{best.device}/{best.stream} {best.start_s:.1f} s"
+                table.add_row(f"{match.score:.3f}", match.source, best.label or "", str(match.windows), where)
+            return table
+        table = Table("score", "id", "sound", "label", "device/stream", "at", title=title)
+        for each in self.windows:
+            where = f"{each.device}/{each.stream}"
+            table.add_row(
+                f"{each.score:.3f}",
+                str(each.id),
+                each.source or "",
+                each.label or "",
+                where,
+                f"{each.start_s:.1f} s",
+            )
+        return table
+
+
+def search_store(path: Path, query: Query) -> Found:
+    """Answers a query from a store's file; a server may be writing to it meanwhile.
+
+    Raises:
+        ConfigError: no such window, or nothing stored of that version.
+        StorageError: the store cannot be read.
+        RecordingError: the recording cannot be read.
+    """
+    with EmbeddingStore(path, read_only=True) as store:
+        if query.subject.isdecimal() and not Path(query.subject).exists():
+            return _near_window(store, query)
+        return _near_clip(store, query)
+
+
+def _near_window(store: EmbeddingStore, query: Query) -> Found:
+    window = store.get(int(query.subject))
+    if window is None:
+        raise ConfigError(f"window {query.subject}: {store.path} holds no such number")
+    version = query.version or window.version
+    own = None if query.same_stream else (window.device, window.stream)
+    found = nearest(store, window.embedding, version, query.neighbours, own, [window.id])
+    return Found(f"window {window.id} ({window.source or window.stream})", version, windows=tuple(found))
+
+
+def _near_clip(store: EmbeddingStore, query: Query) -> Found:
+    encoder = resolve(query.encoder, query.weights)
+    version = query.version or encoder.id
+    stored = store.versions()
+    if version not in stored:
+        held = ", ".join(f"{name} ({count})" for name, count in stored.items()) or "nothing"
+        raise ConfigError(f"{store.path} holds no embeddings of {version}; it holds {held}")
+    clip = embed_recording(encoder, Path(query.subject))
+    found = nearest_sources(store, clip, version, query.neighbours)
+    return Found(query.subject, version, sources=tuple(found))
+
+
+def embed_recording(version: Version, path: Path) -> Vectors:
+    """Every window of a recording, embedded undivided: [N, D].
+
+    Raises:
+        RecordingError: it cannot be read, or holds no sound.
+    """
+    samples = read(path, version.front_end.sample_rate_hz)
+    assembler = WindowAssembler("clip", version.front_end.window_samples)
+    parts = [*assembler.push(Block(samples)), *assembler.finish()]
+    windows = [part.samples for part in parts if isinstance(part, Window)]
+    if not windows:
+        raise ConfigError(f"{path}: expected finite sound, got none")
+    log_mel = LogMel(version.front_end)
+    with torch.inference_mode():
+        rows = [version.encoder(log_mel(torch.from_numpy(window)[None]))[0].numpy() for window in windows]
+    return np.stack(rows)
