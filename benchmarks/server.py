@@ -103,14 +103,16 @@ def _payloads(version: Version, split: int) -> list[bytes]:
     return made
 
 
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 def _pin(server_pid: int) -> bool:
     """Server on the first core, devices on the second, where the system lets us."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(cores) < 2:
+    if len(CORES) < 2:
         return False
     for thread in os.listdir(f"/proc/{server_pid}/task"):
-        os.sched_setaffinity(int(thread), {cores[0]})
-    os.sched_setaffinity(0, {cores[1]})
+        os.sched_setaffinity(int(thread), {CORES[0]})
+    os.sched_setaffinity(0, {CORES[1]})
     return True
 
 

@@ -395,6 +395,7 @@ class Uplink:
         self._busy_until_s = self._clock() + busy.retry_ms / 1e3 * self._random.uniform(0.8, 1.2)
         flight = self._take(connection, busy.stream, busy.sequence)
         if flight:
+            self.estimator.lost(flight.step.key)
             self._sent_row = min(self._sent_row, flight.row - 1)
 
     def _version_gone(self, connection: _Connection, gone: messages.VersionGone) -> None:
@@ -402,6 +403,7 @@ class Uplink:
         flight = self._take(connection, gone.stream, gone.sequence)
         if flight is None:
             return
+        self.estimator.lost(flight.step.key)
         self.serves_ours = False
         ours = self._version.front_end.fingerprint
         usable = [served.version for served in gone.served if served.front_end == ours]
@@ -419,6 +421,7 @@ class Uplink:
         flight = self._take(connection, rejected.stream, rejected.sequence)
         if flight is None:
             return
+        self.estimator.lost(flight.step.key)
         logger.warning("the server rejected a window: %s", rejected.reason)
         self._answered(Answer(flight.step, "rejected", None, rejected.reason, flight.sent_s, self._clock()))
         self._spool.acknowledge([flight.step.key])
