@@ -21,6 +21,9 @@ CHUNK_S = 0.002
 QUEUE_S = 0.02
 """The queue holds at least so much of the link's rate: with less, a late timer lets a fast link run dry (200 Mbit/s became 125)."""
 
+EPSILON_S = 1e-6
+"""Due within this is due: timers may fire a little early, and a wait for less than a clock's tick may never end."""
+
 
 class Signal(Enum):
     """What travels besides bytes, in its place among them."""
@@ -72,14 +75,14 @@ class DelayLine:
         while not self._items:
             self._arrived.clear()
             await self._arrived.wait()
-        while (wait_s := self._items[0][0] - self._now()) > 0:
+        while (wait_s := self._items[0][0] - self._now()) > EPSILON_S:
             await asyncio.sleep(wait_s)
         await self._thawed.wait()
         first = self._items.popleft()[1]
         if isinstance(first, Signal):
             return first
         parts, total, now_s = [first], len(first), self._now()
-        while self._items and total < MAX_CHUNK and self._items[0][0] <= now_s:
+        while self._items and total < MAX_CHUNK and self._items[0][0] <= now_s + EPSILON_S:
             if isinstance(self._items[0][1], Signal):
                 break
             parts.append(self._items.popleft()[1])  # type: ignore[arg-type]
@@ -184,7 +187,7 @@ class Bottleneck:
             if trace is None:
                 return begin_s
             finish_s = trace.finish_s(begin_s, bits)
-            if finish_s <= self._now():
+            if finish_s <= self._now() + EPSILON_S:
                 return finish_s
             self._changed.clear()
             with suppress(TimeoutError):

@@ -169,7 +169,7 @@ class Trace:
             if text.startswith("walk:"):
                 seed, seconds, low, high = text.removeprefix("walk:").split(":")
                 return cls.walk(int(seed), float(seconds), _rate(low), _rate(high))
-            if not Path(text).exists():
+            if not Path(text).is_file():
                 pieces = [piece.rpartition(":") for piece in text.split(",")]
                 return cls.steps([(float(start or 0), _rate(rate)) for start, _, rate in pieces])
         except ConfigError:
