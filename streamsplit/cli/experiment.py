@@ -1,0 +1,173 @@
+"""Experiments: ``replay``, ``demo``, ``soundscape``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from streamsplit.cli.common import (
+    CodecOption,
+    ConfigOption,
+    DeciderOption,
+    SplitOption,
+    WeightsOption,
+    app,
+    decider_name,
+    err,
+    given,
+    out,
+    progress_bar,
+)
+from streamsplit.errors import ConfigError
+
+
+@app.command()
+def replay(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="a recording, a folder of recordings, or a manifest (CSV: path, label, fold, source_id)"
+        ),
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for journal, store and summary.json")] = Path(
+        "out/replay"
+    ),
+    server: Annotated[
+        str, typer.Option(help="HOST:PORT, `embedded` (one of its own, for this run) or `none`")
+    ] = "embedded",
+    config: ConfigOption = None,
+    encoder: Annotated[str | None, typer.Option(help="compact, cola, mobile, resnet18 or clap")] = None,
+    weights: WeightsOption = None,
+    split: SplitOption = None,
+    decider: DeciderOption = None,
+    codec: CodecOption = None,
+    speed: Annotated[str, typer.Option(help="`real`, `max`, or a factor of real time")] = "max",
+    seed: Annotated[int, typer.Option(help="of the made conditions, and of --shuffle")] = 0,
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="play the recordings in a seeded order")] = False,
+    limit: Annotated[int | None, typer.Option(help="only the first so many recordings")] = None,
+    conditions: Annotated[
+        str, typer.Option(help="what deciders see: `made` from the seed (repeatable) or `live`")
+    ] = "made",
+    send_audio: Annotated[bool | None, typer.Option("--send-audio", help="sound itself may be sent")] = None,
+    audio_codec: Annotated[str | None, typer.Option(help="pcm16, flac or opus")] = None,
+    features_codec: Annotated[str | None, typer.Option(help="of split 0")] = None,
+    embedding_codec: Annotated[str | None, typer.Option(help="of split L: fp32, fp16, int8 or int4")] = None,
+    profile: Annotated[Path | None, typer.Option(help="written by `streamsplit profile`")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="name; must match the credentials where there are any")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="this device's token")] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="PEM of the authority to trust")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM of this device")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM of this device")] = None,
+    patience: Annotated[float, typer.Option(help="seconds to wait for a silent server")] = 60.0,
+) -> None:
+    """Play recordings through the same client, repeatably, and sum up what happened.
+
+    Two replays with the same seed and decider give identical decisions and embeddings; the digest at the end says so. A replay that was
+    interrupted, even by kill -9, goes on where it stopped when the same command is given again. Status 0 only if nothing was lost.
+    """
+    from streamsplit.config import ClientSettings, load
+    from streamsplit.lab import replay as lab
+
+    if conditions not in ("made", "live"):
+        raise ConfigError(f"--conditions {conditions!r}: expected made or live")
+    settings = load(
+        ClientSettings,
+        config,
+        {
+            "server": None if server in ("embedded", "none") else server,
+            "device": device,
+            "encoder": encoder,
+            "weights": weights,
+            "decider": decider_name(split, decider),
+            "codec": codec,
+            "send_audio": send_audio,
+            "audio_codec": audio_codec,
+            "features_codec": features_codec,
+            "embedding_codec": embedding_codec,
+            "profile": profile,
+            "state_dir": out_dir,
+            "spool_max_mb": 4096.0,
+            "journal_max_mb": 65536.0,
+            "token_file": token_file,
+            "tls": given({"ca": tls_ca, "certificate": tls_certificate, "key": tls_key}),
+        },
+    )
+    run = lab.ReplaySettings(
+        source,
+        out_dir,
+        settings,
+        embedded=server == "embedded",
+        speed=_speed(speed),
+        seed=seed,
+        shuffle=shuffle,
+        conditions="made" if conditions == "made" else "live",
+        limit=limit,
+        patience_s=patience,
+    )
+    with progress_bar("replaying") as update:
+        summary = lab.replay(run, update)
+    _print_summary(summary)
+    if summary["lost"] or summary["dropped"] or summary["rejected"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for everything the demo makes")] = Path(
+        "out/demo"
+    ),
+    seed: Annotated[int, typer.Option(help="of the soundscape and the link")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="a quarter of the length")] = False,
+) -> None:
+    """Server and client as two processes, a made soundscape between them, a link whose rate changes: watch it, then look at the picture.
+
+    Needs no microphone, no network and no recordings; takes under two minutes.
+    """
+    from streamsplit.lab import demo as lab
+
+    summary = lab.demo(lab.DemoSettings(out_dir, seed, quick), err)
+    _print_summary(summary)
+    out.print(
+        f"picture: {out_dir / 'demo.png'}\njournal: {out_dir / 'client' / 'journal.jsonl'}", soft_wrap=True
+    )
+    if summary["lost"] or summary["dropped"] or summary["rejected"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def soundscape(
+    out_file: Annotated[Path, typer.Argument(help="WAV to write; labels go beside it as CSV")],
+    seconds: Annotated[float, typer.Option(min=1.0, help="length")] = 300.0,
+    seed: Annotated[int, typer.Option(help="everything follows from it")] = 0,
+) -> None:
+    """Make a soundscape with labelled events, to try things with."""
+    from streamsplit.audio.synth import Soundscape, SoundscapeSettings
+
+    made = Soundscape(SoundscapeSettings(seconds=seconds, seed=seed))
+    made.write(out_file, out_file.with_suffix(".csv"))
+    out.print(
+        f"{len(made.events)} events in {seconds:g} s: {out_file} and {out_file.with_suffix('.csv')}",
+        soft_wrap=True,
+    )
+
+
+def _speed(text: str) -> Any:
+    if text in ("real", "max"):
+        return text
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if factor <= 0:
+        raise ConfigError(f"--speed {text!r}: expected real, max, or a positive factor of real time")
+    return factor
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    from streamsplit.lab.summary import table
+
+    out.print(table(summary))

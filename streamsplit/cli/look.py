@@ -1,0 +1,143 @@
+"""Looking at things: ``search``, ``export``, ``encoders``, ``profile``, ``devices``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from streamsplit.cli.common import (
+    EncoderOption,
+    WeightsOption,
+    app,
+    out,
+    progress_bar,
+)
+from streamsplit.errors import CaptureError
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="a recording, or the number of a stored embedding")],
+    store: Annotated[Path | None, typer.Option(help="the server's SQLite file")] = None,
+    encoder: EncoderOption = "compact",
+    weights: WeightsOption = None,
+    version: Annotated[
+        str | None, typer.Option(help="only embeddings of this version; default: the query's")
+    ] = None,
+    neighbours: Annotated[int, typer.Option("--neighbours", "-k", min=1, help="how many to show")] = 10,
+    same_stream: Annotated[
+        bool, typer.Option("--same-stream", help="with a number: also neighbours from its own stream")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Find the stored windows nearest to a clip, or to a stored window."""
+    from streamsplit.config import ServerSettings, load
+    from streamsplit.server.query import Query, search_store
+
+    asked = Query(query, encoder, weights, version, neighbours, same_stream)
+    found = search_store(store or load(ServerSettings).store, asked)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict()))
+    else:
+        out.print(found.table())
+
+
+@app.command()
+def export(
+    out_file: Annotated[Path, typer.Argument(help="the Parquet file to write")],
+    store: Annotated[Path | None, typer.Option(help="the server's SQLite file")] = None,
+    version: Annotated[str | None, typer.Option(help="only this encoder version")] = None,
+    device: Annotated[str | None, typer.Option(help="only this device")] = None,
+) -> None:
+    """Write stored embeddings and their metadata to Parquet."""
+    from streamsplit.config import ServerSettings, load
+    from streamsplit.server.export import export_parquet
+
+    with progress_bar("exporting") as update:
+        rows = export_parquet(
+            store or load(ServerSettings).store, out_file, version=version, device=device, progress=update
+        )
+    out.print(f"{rows} embeddings in {out_file}", soft_wrap=True)
+
+
+@app.command()
+def encoders(
+    names: Annotated[list[str] | None, typer.Argument(help="which; default: all but clap")] = None,
+    weights: WeightsOption = None,
+    budget: Annotated[float, typer.Option(min=0.0, help="seconds spent on each timing")] = 0.2,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Print each encoder's parameters, MACs, and per split: shape, bytes per codec, milliseconds on this machine."""
+    from streamsplit.encoders import table
+    from streamsplit.encoders.registry import ENCODERS, resolve
+
+    wanted = names or [name for name in ENCODERS if name != "clap"]
+    for name in wanted:
+        measured = table.measure(resolve(name, weights), budget_s=budget)
+        if as_json:
+            typer.echo(json.dumps(asdict(measured)))
+        else:
+            out.print(table.render(measured))
+
+
+@app.command()
+def profile(
+    out_file: Annotated[Path, typer.Option("--out", help="where to write it")] = Path("profile.json"),
+    encoder: EncoderOption = "compact",
+    weights: WeightsOption = None,
+    repeats: Annotated[int, typer.Option(min=3, help="timing repeats per part")] = 50,
+) -> None:
+    """Measure this device: milliseconds per block, bytes per split; for `--decider greedy-profile --profile FILE`."""
+    from streamsplit.encoders.registry import resolve
+    from streamsplit.policy.profile import measure_profile
+
+    measured = measure_profile(resolve(encoder, weights), repeats=repeats)
+    measured.save(out_file)
+    out.print(_profile_table(measured))
+    out.print(f"written to {out_file}", soft_wrap=True)
+
+
+def _profile_table(measured: Any) -> Table:
+    codecs = sorted({codec for _, codec in measured.payload_bytes})
+    splits = sorted({split for split, _ in measured.payload_bytes})
+    table = Table(
+        "split",
+        "head ms",
+        "tail ms (batch 1)",
+        *codecs,
+        title=f"{measured.version} on {measured.device}: features {measured.features_ms.p50:.2f} ms; bytes a window by codec",
+    )
+    for split in splits:
+        head, tail = measured.head_ms.get(split), measured.tail_ms.get(split)
+        table.add_row(
+            {-1: "audio", measured.last_split: f"{measured.last_split} (here)"}.get(split, str(split)),
+            f"{head.p50:.2f}" if head else "",
+            f"{tail:.2f}" if tail else "",
+            *(
+                f"{measured.payload_bytes[split, codec]:.0f}"
+                if (split, codec) in measured.payload_bytes
+                else ""
+                for codec in codecs
+            ),
+        )
+    return table
+
+
+@app.command()
+def devices() -> None:
+    """List the microphones `streamsplit client --microphone` can choose from."""
+    from streamsplit.client.capture import list_devices
+
+    found = list_devices()
+    if not found:
+        raise CaptureError("no microphone: the system's sound library knows no device that records")
+    table = Table("index", "name", "channels", "native rate", "default")
+    for each in found:
+        rate = f"{each.sample_rate_hz:.0f} Hz"
+        table.add_row(str(each.index), each.name, str(each.channels), rate, "yes" if each.default else "")
+    out.print(table)

@@ -1,0 +1,151 @@
+"""The two sides: ``streamsplit server`` and ``streamsplit client``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamsplit.cli.common import (
+    CodecOption,
+    ConfigOption,
+    DeciderOption,
+    SplitOption,
+    WeightsOption,
+    app,
+    decider_name,
+    err,
+    given,
+)
+
+
+@app.command()
+def server(
+    config: ConfigOption = None,
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT; off loopback it needs TLS and device identities")
+    ] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option("--encoder", help="serve this encoder; may be given again")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option("--weights", help="its weights, in the same order")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="SQLite file of embeddings")] = None,
+    durability: Annotated[
+        str | None, typer.Option(help="`process` survives kill -9, `power` a power cut too")
+    ] = None,
+    compute: Annotated[str | None, typer.Option(help="cpu, cuda or mps")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM, see `streamsplit keys server`")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM: devices must show a certificate it signed (mutual TLS)")
+    ] = None,
+    devices: Annotated[
+        Path | None, typer.Option(help="JSON of device tokens, see `streamsplit keys token`")
+    ] = None,
+    max_windows_per_second: Annotated[float | None, typer.Option(help="per device")] = None,
+    max_devices: Annotated[int | None, typer.Option(help="connected at once")] = None,
+    port_file: Annotated[Path | None, typer.Option(help="write the port here once listening")] = None,
+    stop_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Serve devices: finish their windows, store the embeddings, answer.
+
+    On this machine only: `streamsplit server`. For devices elsewhere: make keys with `streamsplit keys`, then
+    `streamsplit server --listen 0.0.0.0:50051 --tls-certificate server.pem --tls-key server.key --devices devices.json`.
+    SIGTERM drains: windows in flight are finished and acknowledged.
+    """
+    from streamsplit.config import ServerSettings, load
+    from streamsplit.server import app as server_app
+
+    settings = load(
+        ServerSettings,
+        config,
+        {
+            "listen": listen,
+            "encoders": tuple(encoder) if encoder else None,
+            "weights": tuple(weights) if weights else None,
+            "store": store,
+            "durability": durability,
+            "compute": compute,
+            "tls": given({"certificate": tls_certificate, "key": tls_key, "client_ca": tls_client_ca}),
+            "devices": devices,
+            "max_windows_per_second": max_windows_per_second,
+            "max_devices": max_devices,
+        },
+    )
+
+    def ready(running: server_app.RunningServer) -> None:
+        host = settings.listen.rpartition(":")[0]
+        served = ", ".join(running.versions)
+        err.print(
+            f"listening on {host}:{running.port}, serving {served}, storing in {settings.store}",
+            soft_wrap=True,
+        )
+        if port_file:
+            new = port_file.with_suffix(".new")
+            new.write_text(str(running.port))
+            new.replace(port_file)
+
+    server_app.run(settings, ready, stop_with_parent=stop_with_parent)
+
+
+@app.command()
+def client(
+    config: ConfigOption = None,
+    server: Annotated[
+        str | None, typer.Option(help="HOST:PORT; left out: work alone and keep everything in the spool")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="this device's name; default: the host's")] = None,
+    microphone: Annotated[
+        str | None, typer.Option(help="index or part of the name, see `streamsplit devices`")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="compact, cola, mobile, resnet18 or clap")] = None,
+    weights: WeightsOption = None,
+    split: SplitOption = None,
+    decider: DeciderOption = None,
+    codec: CodecOption = None,
+    send_audio: Annotated[
+        bool | None, typer.Option("--send-audio", help="sound itself may leave this device")
+    ] = None,
+    audio_codec: Annotated[str | None, typer.Option(help="pcm16, flac or opus")] = None,
+    profile: Annotated[Path | None, typer.Option(help="written by `streamsplit profile`")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="spool and journal")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="this device's token")] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="PEM of the authority to trust")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM of this device")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM of this device")] = None,
+) -> None:
+    """Listen to a microphone: embed here or send to a server, as the decider says.
+
+    With the server away it embeds here, keeps every window in its spool and sends them when the server is back. Each window leaves one
+    line in `journal.jsonl` under the state folder.
+    """
+    from streamsplit.client import app as client_app
+    from streamsplit.config import ClientSettings, load
+
+    settings = load(
+        ClientSettings,
+        config,
+        {
+            "server": server,
+            "device": device,
+            "microphone": int(microphone) if microphone and microphone.isdecimal() else microphone,
+            "encoder": encoder,
+            "weights": weights,
+            "decider": decider_name(split, decider),
+            "codec": codec,
+            "send_audio": send_audio,
+            "audio_codec": audio_codec,
+            "profile": profile,
+            "state_dir": state_dir,
+            "token_file": token_file,
+            "tls": given({"ca": tls_ca, "certificate": tls_certificate, "key": tls_key}),
+        },
+    )
+    counted = client_app.run(settings)
+    err.print(
+        f"{counted.windows} windows, {counted.acknowledged} acknowledged, {counted.dropped} dropped, {counted.gaps} gaps; "
+        "what is unacknowledged stays in the spool"
+    )
