@@ -106,7 +106,7 @@ class LinkStats:
         open_connections: of them, open now.
         refused: reset at once: during a scheduled cut, or because the target did not answer.
         cuts: times all connections were reset.
-        rate_up_bps: the uplink's rate now; 0 while frozen.
+        rate_up_bps: the uplink's rate now; 0 while frozen or in a scheduled cut.
         rate_down_bps: the downlink's; None without a limit.
         frozen: the link is a black hole now.
         elapsed_s: the link's time.
@@ -198,11 +198,11 @@ class LinkProxy:
         for connection in self._connections:
             counted["bytes_up"] += connection.up.delivered
             counted["bytes_down"] += connection.down.delivered
-        down_bps = self._down.rate_bps
+        down_bps = 0.0 if self._refusing else self._down.rate_bps
         return LinkStats(
             **counted,
             open_connections=len(self._connections),
-            rate_up_bps=self._up.rate_bps,
+            rate_up_bps=0.0 if self._refusing else self._up.rate_bps,
             rate_down_bps=None if down_bps == float("inf") else down_bps,
             frozen=not self._thawed.is_set(),
             elapsed_s=self._now(),

@@ -208,7 +208,7 @@ class LiveView:
             tall = rows if curve.tall else 1
             drawn = gauges.sparkline(list(curve.series), room, tall, curve.style, plain, curve.top)
             note = Text(curve.note, gauges.QUIET_STYLE if curve.note != AWAY else "bold red")
-            value = Text(f"{curve.value:<12}", "bold")
+            value = Text().append(f"{curve.value:<12}", "bold")
             table.add_row(_name(curve.name), value if tall > 1 else value.append_text(note), drawn[0])
             if tall > 1:
                 table.add_row("", note, drawn[1])
