@@ -68,7 +68,9 @@ async def device(
         StorageError: the state folder cannot be used.
     """
     if settings.decider == f"fixed:{AUDIO_SPLIT}" and not settings.send_audio:
-        raise ConfigError("split audio sends sound itself, which must be allowed: --send-audio, or send_audio = true")
+        raise ConfigError(
+            "split audio sends sound itself, which must be allowed: --send-audio, or send_audio = true"
+        )
     torch.set_num_threads(settings.threads)
     edge = Edge(version, Codecs.from_settings(settings))
     pilot = Pilot(

@@ -183,7 +183,10 @@ class Daemon:
     async def _offer(self, step: Step, uplink: Uplink) -> None:
         began_s = self._clock()
         try:
-            dropped = self._spool.put(step, Cursor(step.sequence + 1, step.start_sample))
+            dropped = self._spool.put(
+                step,
+                Cursor(step.sequence + 1, step.start_sample + self._edge.version.front_end.window_samples),
+            )
         except StorageError as error:
             if self._settings.lossless:
                 raise

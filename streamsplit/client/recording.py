@@ -46,6 +46,9 @@ class Pace:
     """Holds a stream to a speed: sample n is not handed on before it would have been heard.
 
     Deadlines count from the first block, so that delays do not add up; a consumer that is too slow is not hurried and loses nothing.
+
+    Attributes:
+        unpaced_samples: that many are handed on at once: what an earlier run has played already.
     """
 
     def __init__(
@@ -66,10 +69,12 @@ class Pace:
         self._clock, self._sleep = clock, sleep
         self._began_s: float | None = None
         self._samples = 0
+        self.unpaced_samples = 0
 
     async def wait(self, samples: int) -> None:
         """Waits until the last of the next `samples` samples is due; with "max" only lets others run."""
-        if self._samples_per_s is None:
+        if self._samples_per_s is None or self.unpaced_samples > 0:
+            self.unpaced_samples -= samples
             await self._sleep(0)
             return
         now_s = self._clock()
@@ -95,6 +100,10 @@ class _Played:
     ) -> None:
         if self._running is not None:
             await self._running.aclose()
+
+    def resume_at(self, samples: int) -> None:
+        """Plays the first `samples` samples as fast as they are taken; called before `items`."""
+        self._pace.unpaced_samples = samples
 
     def items(self) -> AsyncIterator[Block | Gap | Skip]:
         """Blocks of about 0.32 s and skips, in order, from the beginning."""

@@ -122,6 +122,8 @@ async def _replay(settings: ReplaySettings, progress: Progress) -> dict[str, Any
         )
         observer = ReplayObserver(MadeConditions(settings.seed)) if settings.conditions == "made" else None
         async with device(client, daemon_settings, source, version, observer) as running:
+            done = running.spool.cursor(state.stream)
+            source.resume_at(done.next_sample if done else 0)
             watcher = asyncio.create_task(_report(source, progress), name="progress")
             try:
                 if await until_signalled(running.run()):
