@@ -69,11 +69,11 @@ def timeline_png(
     styles = _styles([event[0] for event in events or ()] + names)
     figure = figure_class(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
     left, right = figure.add_gridspec(
-        1, 2, width_ratios=(1.62, 1), left=0.088, right=0.985, top=0.885, bottom=0.062, wspace=0.12
+        1, 2, width_ratios=(1.62, 1), left=0.088, right=0.985, top=0.885, bottom=0.062, wspace=0.19
     )
     _draw_timeline(figure, left, timeline, rates, events, styles)
     mapped = len(vectors) >= 3
-    rows = right.subgridspec(2, 1, height_ratios=(2.2 if mapped else 0.01, 1), hspace=0.2)
+    rows = right.subgridspec(2, 1, height_ratios=(2.2 if mapped else 0.01, 1), hspace=0.36)
     if mapped:
         _draw_map(figure.add_subplot(rows[0]), vectors, names, styles, seed)
     _draw_parts(figure.add_subplot(rows[1]), timeline)
@@ -202,8 +202,8 @@ def _draw_latency(axis: Any, timeline: Timeline) -> None:
     middle, latency = timeline.start_s + timeline.window_s / 2, timeline.latency_ms
     local = timeline.split >= timeline.last_split
     for chosen, colour, where in (
-        (local, DEVICE, "embedded on the device"),
-        (~local, "#B87A00", "finished on the server"),
+        (local, DEVICE, "device"),
+        (~local, "#B87A00", "server"),
     ):
         if chosen.any():
             axis.scatter(middle[chosen], latency[chosen], s=9, color=colour, alpha=0.75, lw=0, label=where)
@@ -215,9 +215,9 @@ def _draw_latency(axis: Any, timeline: Timeline) -> None:
         label=f"median of {SMOOTHED_WINDOWS}",
     )
     axis.set_yscale("log")
-    _plain_decades(axis)
+    _plain_decades(axis, (1.0, 3.0))
     axis.grid(axis="y", color="#E6E6E6", lw=0.7)
-    _dress(axis, "Latency, ms: end of the window to its embedding (measured)")
+    _dress(axis, "Latency until the embedding is usable, ms (measured)")
     axis.legend(
         loc="lower right", bbox_to_anchor=(1.0, 0.97), ncols=3, fontsize=9, frameon=False, handlelength=1.2
     )
@@ -227,7 +227,14 @@ def _draw_uplink(axis: Any, timeline: Timeline, rates: Sequence[tuple[float, flo
     used = np.where(timeline.uplink_bps > 0, timeline.uplink_bps, np.nan)
     floor = float(np.nanmin(used)) / 3 if np.isfinite(used).any() else 100.0
     axis.fill_between(
-        timeline.uplink_s, floor, used, color=LINK, alpha=0.55, lw=0, step="mid", label="used (measured)"
+        timeline.uplink_s,
+        floor,
+        used,
+        color=LINK,
+        alpha=0.55,
+        lw=0,
+        step="mid",
+        label="all bytes on the socket (measured)",
     )
     if rates:
         when, rate = np.array(rates, np.float64).T
@@ -240,14 +247,12 @@ def _draw_uplink(axis: Any, timeline: Timeline, rates: Sequence[tuple[float, flo
             label="the link's rate (made)",
         )
     pcm = 16.0 * timeline.sample_rate_hz
-    axis.axhline(
-        pcm * timeline.clock.speed, color="#D55E00", lw=1.1, ls=(0, (4, 3)), label="PCM16 would need"
-    )
+    axis.axhline(pcm * timeline.clock.speed, color="#D55E00", lw=1.1, ls=(0, (4, 3)), label="PCM16 needs")
     axis.set_yscale("log")
     axis.set_ylim(bottom=floor)
     _plain_decades(axis)
     axis.grid(axis="y", color="#E6E6E6", lw=0.7)
-    _dress(axis, "Uplink, bits a second, all bytes on the socket")
+    _dress(axis, "Uplink, bits a second")
     axis.legend(
         loc="lower right", bbox_to_anchor=(1.0, 0.97), ncols=3, fontsize=9, frameon=False, handlelength=1.6
     )
@@ -274,7 +279,7 @@ def _draw_map(
             *points[chosen].T, s=16 if faint else 34, color=colour, marker=marker, lw=0 if faint else 0.4,
             edgecolor="white", alpha=0.7 if faint else 0.95, label=(name or "none").replace("_", " "),
         )  # fmt: skip
-    _dress(axis, f"Embeddings (measured) by what truly sounded (made): {how}")
+    _dress(axis, f"Embeddings (measured) by what sounded (made), {how}")
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[["left", "bottom"]].set_visible(False)
@@ -305,7 +310,7 @@ def _draw_parts(axis: Any, timeline: Timeline) -> None:
     ]
     axis.set_yticks(range(len(splits)), shown)
     axis.margins(x=0.12)
-    _dress(axis, "Where the time goes, ms: median of each part, by split (measured)")
+    _dress(axis, "Where the time goes: median of each part, ms (measured)")
     axis.legend(
         loc="upper center", bbox_to_anchor=(0.46, -0.09), ncols=8, fontsize=8.5, frameon=False,
         handlelength=0.9, handletextpad=0.3, columnspacing=0.8,
@@ -328,9 +333,9 @@ def _stairs(timeline: Timeline, values: Numbers) -> tuple[Numbers, Numbers]:
     return np.insert(edges, 2 * holes, begin[holes]), np.insert(drawn, 2 * holes, np.nan)
 
 
-def _plain_decades(axis: Any) -> None:
+def _plain_decades(axis: Any, subs: tuple[float, ...] = (1.0,)) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-    axis.yaxis.set_major_locator(LogLocator(numticks=6))
+    axis.yaxis.set_major_locator(LogLocator(subs=subs, numticks=7))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(EngFormatter(sep=""))
