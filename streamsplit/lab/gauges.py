@@ -19,10 +19,10 @@ def amount(value: float | None, unit: str, digits: int = 3) -> str:
     """A quantity with its SI prefix: 1.25 kB/s, 400 kbit/s; a dash where it is not known.
 
     >>> amount(1253.0, "B/s"), amount(8e6, "bit/s"), amount(0.0, "B"), amount(None, "B")
-    ('1.25 kB/s', '8 Mbit/s', '0 B', '–')
+    ('1.25 kB/s', '8 Mbit/s', '0 B', '-')
     """
     if value is None:
-        return "–"
+        return "-"
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.{digits}g} {prefix}{unit}"
@@ -33,10 +33,10 @@ def milliseconds(value: float | None) -> str:
     """A duration as short as it can be told: 0.31 ms, 52 ms, 3.2 s.
 
     >>> milliseconds(0.314), milliseconds(52.4), milliseconds(3210), milliseconds(None)
-    ('0.31 ms', '52 ms', '3.2 s', '–')
+    ('0.31 ms', '52 ms', '3.2 s', '-')
     """
     if value is None:
-        return "–"
+        return "-"
     if value >= 1000:
         return f"{value / 1000:.1f} s"
     return f"{value:.0f} ms" if value >= 10 else f"{value:.2g} ms"

@@ -167,7 +167,7 @@ class LiveView:
         ]
         return Panel(
             Group(*parts),
-            title=Text(f" {self.title} ", "bold", overflow="ellipsis"),
+            title=Text(f" {_shown(self.title, plain)} ", "bold", overflow="crop" if plain else "ellipsis"),
             title_align="left",
             subtitle=Text(f" {self._vitals.encoder} ") if self._vitals.encoder else None,
             subtitle_align="right",
@@ -180,9 +180,9 @@ class LiveView:
         levels, label = self._vitals.level_dbfs, self._vitals.last.get("label")
         now, peak = (levels[-1], max(levels)) if levels else (None, None)
         text = _name("sound").append_text(gauges.level_meter(now, peak, width - NAME_WIDTH - 35, plain))
-        text.append("       –     " if now is None else f"{now:>7.1f} dBFS ")
-        text.append(f"  {label}".replace("_", " ") if label else "", "italic")
-        text.truncate(width, overflow="ellipsis")
+        text.append("       -     " if now is None else f"{now:>7.1f} dBFS ")
+        text.append(f"  {_shown(label, plain)}" if label else "", "italic")
+        text.truncate(width, overflow="crop" if plain else "ellipsis")
         return text
 
     def _split(self, width: int, plain: bool) -> tuple[Text, Text]:
@@ -193,10 +193,11 @@ class LiveView:
         second = _name("").append(self._where(), "bold")
         if seen.split is not None:
             payload = gauges.amount(float(seen.last.get("payload_bytes", 0)), "B")
-            second.append(f" · {seen.last.get('codec')} · {payload} a window")
+            dot = "-" if plain else "·"
+            second.append(f" {dot} {seen.last.get('codec')} {dot} {payload} a window")
             reason = (seen.last.get("decision") or {}).get("reason")
-            second.append(f" · {reason}" if reason else "", gauges.QUIET_STYLE)
-        second.truncate(width, overflow="ellipsis")
+            second.append(f" {dot} {_shown(reason, plain)}" if reason else "", gauges.QUIET_STYLE)
+        second.truncate(width, overflow="crop" if plain else "ellipsis")
         return first, second
 
     def _curves(self, width: int, rows: int, plain: bool) -> Table:
@@ -217,7 +218,7 @@ class LiveView:
     def _curve_list(self) -> list[_Curve]:
         seen, (last_ms, p50, p95) = self._vitals, self._vitals.percentiles_ms
         split = (
-            "–" if seen.split is None else "audio" if seen.split < 0 else f"{seen.split} of {seen.deepest}"
+            "-" if seen.split is None else "audio" if seen.split < 0 else f"{seen.split} of {seen.deepest}"
         )
         share = "" if seen.share_of_pcm is None else f"{100 * seen.share_of_pcm:.2g} % of PCM16"
         percentiles = f"p50 {gauges.milliseconds(p50)}  p95 {gauges.milliseconds(p95)}"
@@ -246,11 +247,11 @@ class LiveView:
     def _nearest(self, width: int, plain: bool) -> list[Text]:
         lines = []
         for label, score in list(self._vitals.nearest)[:NEAREST_ROWS]:
-            line = Text(f"{label.replace('_', ' '):<18.18} ")
+            line = Text(f"{_shown(label, plain):<18.18} ")
             line.append_text(gauges.bar(score, width - 26, gauges.SERVER_STYLE, plain))
             lines.append(line.append(f"  {score:5.2f}"))
         return lines + [
-            Text("–" if not lines and row == 0 else "") for row in range(NEAREST_ROWS - len(lines))
+            Text("-" if not lines and row == 0 else "") for row in range(NEAREST_ROWS - len(lines))
         ]
 
     def _counts(self, width: int) -> Text:
@@ -284,8 +285,14 @@ def _name(text: str) -> Text:
     return Text().append(f"{text:<{NAME_WIDTH}}", gauges.QUIET_STYLE)
 
 
+def _shown(text: object, plain: bool) -> str:
+    """A label, a reason or a title as a person reads it."""
+    words = str(text).replace("_", " ")
+    return words.encode("ascii", "replace").decode() if plain else words
+
+
 def _whole(value: float | None, unit: str) -> str:
-    return "–" if value is None else f"{value:.0f} {unit}"
+    return "-" if value is None else f"{value:.0f} {unit}"
 
 
 def _server_word(up: bool | None) -> str:
