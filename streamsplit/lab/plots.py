@@ -39,6 +39,7 @@ def timeline_png(
     embeddings: npt.NDArray[np.float32] | None = None,
     labels: Sequence[str] | None = None,
     title: str = "One run of StreamSplit",
+    rates_on_wall: bool = False,
     last_split: int | None = None,
     seed: int = 0,
 ) -> None:
@@ -52,6 +53,7 @@ def timeline_png(
         embeddings: [N, D] of the stream's windows, for the map.
         labels: their N true labels; "quiet" is drawn faintly.
         title: above the picture.
+        rates_on_wall: the times of `rates` are milliseconds of the wall clock (Unix) and not seconds of the stream.
         last_split: L of the encoder; None: as the stream's record says, else the deepest split seen.
         seed: of the map.
 
@@ -66,6 +68,8 @@ def timeline_png(
     vectors, names = np.zeros((0, 1), np.float32) if embeddings is None else embeddings, list(labels or ())
     if len(vectors) != len(names):
         raise ConfigError(f"{path}: expected one label per embedding, got {len(names)} for {len(vectors)}")
+    if rates and rates_on_wall:
+        rates = [(float(timeline.clock.seconds(unix_ms)), rate_bps) for unix_ms, rate_bps in rates]
     styles = _styles([event[0] for event in events or ()] + names)
     figure = figure_class(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
     left, right = figure.add_gridspec(

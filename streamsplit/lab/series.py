@@ -25,6 +25,8 @@ PARTS = {
 """Parts of a window's latency, in the order they happen, and the fields of `measured` they are the sum of."""
 ON_DEVICE = ("features", "head", "pack, spool")
 """The parts a window that is embedded on the device waits for; the rest follows after its embedding is usable."""
+RATE_SPANS, RATE_SPAN_MS = 30, (500.0, 3000.0)
+"""Bytes a second are means over a thirtieth of the run, within these bounds: acknowledgements come in bunches."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +80,7 @@ class Timeline:
         server_up: [N] 1 or 0, as observed at the decision.
         payload_bytes: [N].
         parts_ms: name -> [N], see `PARTS`.
-        uplink_s, uplink_bps: [M] measured on the socket over about `span_s` seconds each, at the stream's time.
+        uplink_s, uplink_bps: [M] measured on the socket over 0.5 to 3 wall-clock seconds each, at the stream's time.
         sent_bytes: on the uplink between the first and the last record.
         clock: wall clock to stream time.
     """
@@ -127,13 +129,12 @@ class Timeline:
         ]
 
     @classmethod
-    def of(cls, records: Iterable[Record], last_split: int | None = None, span_s: float = 3.0) -> Timeline:
+    def of(cls, records: Iterable[Record], last_split: int | None = None) -> Timeline:
         """From journal records in any order; those that do not say where a window was cut are left out.
 
         Args:
             records: any kinds.
             last_split: L; None: the stream's record or the deepest split seen.
-            span_s: wall-clock seconds that bytes a second are taken over.
         """
         everything = list(records)
         stream: Record = next((record for record in everything if record.get("kind") == "stream"), {})
@@ -145,7 +146,8 @@ class Timeline:
         unix_ms, sent = _column(windows, "measured", "unix_ms"), _column(windows, "measured", "uplink_bytes")
         known = np.isfinite(unix_ms)
         clock = SoundClock.fit(start_s[known] + window_s, unix_ms[known])
-        uplink_ms, uplink_bps = byte_rate(unix_ms, sent, 1000.0 * span_s)
+        span_ms = float(np.clip(np.ptp(unix_ms[known]) / RATE_SPANS if known.any() else 0.0, *RATE_SPAN_MS))
+        uplink_ms, uplink_bps = byte_rate(unix_ms, sent, span_ms)
         deepest = int(split.max()) if len(split) else 1
         observed = ("decision", "observation")
         return cls(

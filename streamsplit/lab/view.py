@@ -144,13 +144,14 @@ class LiveView:
             self._plain_to.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def _where(self) -> str:
-        split, deepest = self._vitals.split, self._vitals.deepest
+        split, last_split = self._vitals.split, self._vitals.last_split
         if split is None:
             return "no window yet"
-        if split >= deepest:
+        if split <= 0:
+            return "audio sent" if split < 0 else "features sent"
+        if split == last_split:
             return "embedded on the device"
-        names = {-1: "audio sent", 0: "features sent"}
-        return names.get(split, f"cut after block {split} of {deepest}")
+        return f"cut after block {split}" + (f" of {last_split}" if last_split else "")
 
     def _panel(self, width: int, tall: bool, plain: bool) -> Panel:
         inside = width - 4
