@@ -3,7 +3,8 @@
     submit() --> [compute thread: newest batch of the group whose oldest window waits longest] --> [storage thread: one commit]
              --> deliver(outcomes), on whichever thread the caller's `deliver` hops to
 
-A lone window never waits for company: a batch is whatever has arrived when the compute thread is free, at most `max_batch`. The
+A lone window never waits for company: a batch is whatever has arrived when the compute thread is free, at most `max_batch`, and of a
+slow encoder only as many as take about `BATCH_S`: 32 windows of CLAP in one batch kept a device waiting until it gave up. The
 storage thread exists because a checkpoint's disk flush takes tens of milliseconds now and then, and compute must not wait for it.
 """
 
@@ -24,6 +25,9 @@ from streamsplit.server.versions import Embedded, ServedVersion
 from streamsplit.wire.codec import Codec, pack_embedding
 
 logger = logging.getLogger(__name__)
+
+BATCH_S = 0.1
+FIRST_BATCH = 4
 
 Outcome = Done | Failed
 Group = tuple[str, int, Codec]
@@ -77,6 +81,7 @@ class Tail:
         self._arrived: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._computed: queue.SimpleQueue[_Computed | None] = queue.SimpleQueue()
         self._groups: dict[Group, deque[Ticket]] = {}
+        self._window_s: dict[Group, float] = {}
         self._waiting = 0
         self._waiting_lock = threading.Lock()
         self._threads = [
@@ -113,6 +118,7 @@ class Tail:
             work()
         except Exception as error:
             logger.exception("%s died", threading.current_thread().name)
+            self._computed.put(None)  # lets the storage thread end, so that `stop` can
             self._crashed(error)
 
     # The compute thread.
@@ -144,7 +150,9 @@ class Tail:
             return []
         group = min(self._groups, key=lambda name: self._groups[name][0].received_s)
         tickets = self._groups[group]
-        batch = [tickets.popleft() for _ in range(min(self._max_batch, len(tickets)))]
+        window_s = self._window_s.get(group)
+        affordable = FIRST_BATCH if window_s is None else max(1, int(BATCH_S / window_s))
+        batch = [tickets.popleft() for _ in range(min(self._max_batch, affordable, len(tickets)))]
         if not tickets:
             del self._groups[group]
         return batch
@@ -178,7 +186,9 @@ class Tail:
                 [(ticket.owner, Failed(ticket.job, "the server failed", again=True)) for ticket in batch]
             )
             return
-        self._computed.put(_Computed(batch, embedded, served.last_split, began_s, self._clock()))
+        ended_s = self._clock()
+        self._window_s[job.version, job.split, job.codec] = max(1e-6, (ended_s - began_s) / len(batch))
+        self._computed.put(_Computed(batch, embedded, served.last_split, began_s, ended_s))
 
     # The storage thread.
 
