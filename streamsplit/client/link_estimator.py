@@ -15,8 +15,9 @@ is this window's own passage: ``rate = bytes / (arrival - previous arrival)``, s
 arrivals cancels.
 
 *Alone*: it lies after. Then its wire time is ``base`` plus its own passage. Against the quickest lone window of the last minute that was
-clearly smaller, ``rate = difference in bytes / difference in wire time``. Lone windows of one size say nothing of the rate, and none
-is invented: `uplink_bps` stays None until something tells it.
+clearly smaller, ``rate = difference in bytes / difference in wire time``. Lone windows of one size say nothing of the rate while their
+wire time stays: `uplink_bps` is then None. When it rises clearly above the quickest of the last minute, the rise is taken for passage:
+that is right when the rate fell and too pessimistic when the way grew longer, for a minute, after which the longer way is the base.
 
 Samples enter as sums of bits and of seconds, halved every `half_life_s`, so that long passages weigh more than short ones. A sample
 too short to be timed (`floor_s`, or twice the jitter seen) says only "at least so fast": it can raise the estimate, not lower it. An unacknowledged window bounds
@@ -35,6 +36,10 @@ _MESSAGE_OVERHEAD_BYTES = 60
 
 _STALL_S = 1.0
 """A window may wait so long before its waiting says something of the link: the server may be what is slow."""
+
+_RISE_S = 0.01
+_RISE_OF_BASE = 0.5
+"""A lone window's wire time counts as risen beyond the larger of these, the second a share of the base."""
 
 _LONE_KEPT = 64
 """Lone windows compared with: a minute's worth at one window a second."""
@@ -147,7 +152,16 @@ class LinkEstimator:
         if smaller:
             quickest = min(smaller, key=lambda lone: lone.wire_s)
             self._sample(window.bits - quickest.bits, wire_s - quickest.wire_s, now_s, floor_s)
+        elif self._lone:
+            self._sample_rise(window.bits, wire_s - min(lone.wire_s for lone in self._lone), now_s)
         self._lone.append(_Lone(now_s, window.bits, wire_s))
+
+    def _sample_rise(self, bits: float, rise_s: float, now_s: float) -> None:
+        base_s, _ = self._base_and_jitter_s()
+        if rise_s > max(_RISE_S, _RISE_OF_BASE * (base_s or 0.0)):
+            self._sample(bits, rise_s, now_s, self._floor_s)
+        elif self._measured_bps is not None:
+            self._sample(bits, 0.0, now_s, _RISE_S)
 
     def _sample_queued(self, bits: float, seconds: float, now_s: float, floor_s: float) -> None:
         bits, seconds = self._busy[0] + bits, self._busy[1] + seconds

@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.live import Live
 
 from streamsplit.audio.synth import Soundscape, SoundscapeSettings
 from streamsplit.client.app import until_signalled
@@ -101,7 +102,9 @@ async def _demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         timeline_png,
         watch.records,
         settings.out / "demo.png",
-        rates=watch.rates_at_sound_time(),
+        rates=watch.rates,
+        rates_on_wall=True,
+        title="StreamSplit demo",
         events=[(event.kind, event.onset_s, event.offset_s) for event in soundscape.events],
         embeddings=embeddings,
         labels=labels,
@@ -207,18 +210,15 @@ class _Watch:
             f"StreamSplit demo: made soundscape at {SPEED:g}x real time, made link",
             round(settings.seconds / WINDOW_S),
         )
-        self._live: Live | None = None
 
-    @contextlib.contextmanager
-    def show(self, console: Console) -> Any:
+    def show(self, console: Console) -> AbstractContextManager[object]:
         """The live view for as long as the context is open."""
-        with self._view.live(console):
-            yield
+        return self._view.live(console)
 
     def look(self) -> None:
         """Reads what is new and redraws."""
         stats = self._link.stats
-        self.rates.append((stats.elapsed_s, stats.rate_up_bps))
+        self.rates.append((time.time() * 1e3, stats.rate_up_bps))
         new = self._new_records()
         for record in new:
             self.records.append(record)
@@ -229,10 +229,6 @@ class _Watch:
             server_up=stats.open_connections > 0,
             **({"nearest": nearest} if nearest else {}),
         )
-
-    def rates_at_sound_time(self) -> list[tuple[float, float]]:
-        """(second of the soundscape, bits per second)."""
-        return [(elapsed_s * SPEED, rate_bps) for elapsed_s, rate_bps in self.rates]
 
     def _new_records(self) -> list[dict[str, Any]]:
         try:

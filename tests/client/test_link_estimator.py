@@ -123,6 +123,28 @@ def test_lone_windows_of_one_size_tell_no_rate_and_none_is_invented() -> None:
     assert estimator.rtt_ms == pytest.approx(30 + 8 * 390 / 1e3, abs=0.1)
 
 
+@pytest.mark.parametrize(("before_bps", "after_bps"), [(8e6, 60e3), (20e6, 100e3)])
+def test_a_rate_that_falls_shows_in_lone_windows_of_one_size_and_so_does_its_return(
+    before_bps: float, after_bps: float
+) -> None:
+    link, estimator = Link(before_bps, 0.04, jitter_s=0.005), LinkEstimator()
+    steady(link, [330], every_s=0.96, count=30)
+    link.play(estimator)
+    assert estimator.uplink_bps is None
+    link.rate_bps = after_bps
+    link._events.clear()
+    steady(link, [330], every_s=0.96, count=20, begin_s=29.0)
+    link.play(estimator)
+    assert estimator.uplink_bps == pytest.approx(after_bps, rel=0.5)
+    low = estimator.uplink_bps
+    link.rate_bps = before_bps
+    link._events.clear()
+    steady(link, [330], every_s=0.96, count=40, begin_s=49.0)
+    link.play(estimator)
+    assert low is not None
+    assert (estimator.uplink_bps or 0.0) > 2 * low
+
+
 @pytest.mark.parametrize("jitter_s", [0.005, 0.02])
 def test_where_jitter_hides_the_rate_the_estimate_errs_on_the_slow_side(jitter_s: float) -> None:
     link, estimator = Link(20e6, 0.03, jitter_s), LinkEstimator()
