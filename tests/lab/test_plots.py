@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from streamsplit.errors import ConfigError, StorageError
-from streamsplit.lab.plots import rolling_median, timeline_png
+from streamsplit.lab.plots import timeline_png
 
 EVENTS = [(f"sound {n}", float(n), n + 2.0) for n in range(14)]
 
@@ -109,9 +109,3 @@ def test_without_matplotlib_the_error_names_the_extra_to_install(tmp_path: Path)
     command = [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{program}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "streamsplit[train]" in done.stdout
-
-
-def test_a_rolling_median_ignores_what_is_unknown() -> None:
-    values = np.array([1.0, np.nan, 3.0, 100.0, 5.0])
-    assert rolling_median(values, 3).tolist() == [1.0, 2.0, 51.5, 5.0, 52.5]
-    assert np.isnan(rolling_median(np.array([np.nan]), 3)).all()
