@@ -25,8 +25,8 @@ PARTS = {
 """Parts of a window's latency, in the order they happen, and the fields of `measured` they are the sum of."""
 ON_DEVICE = ("features", "head", "pack, spool")
 """The parts a window that is embedded on the device waits for; the rest follows after its embedding is usable."""
-RATE_SPANS, RATE_SPAN_MS = 30, (500.0, 3000.0)
-"""Bytes a second are means over a thirtieth of the run, within these bounds: acknowledgements come in bunches."""
+RATE_SPANS, RATE_SPAN_MS = 30, (1000.0, 3000.0)
+"""Bytes a second are means over a thirtieth of the run, within these bounds: the counter is read twice a second and acknowledgements come in bunches."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +80,7 @@ class Timeline:
         server_up: [N] 1 or 0, as observed at the decision.
         payload_bytes: [N].
         parts_ms: name -> [N], see `PARTS`.
-        uplink_s, uplink_bps: [M] measured on the socket over 0.5 to 3 wall-clock seconds each, at the stream's time.
+        uplink_s, uplink_bps: [M] measured on the socket over 1 to 3 wall-clock seconds each, at the stream's time.
         sent_bytes: on the uplink between the first and the last record.
         clock: wall clock to stream time.
     """
