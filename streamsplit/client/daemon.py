@@ -355,6 +355,8 @@ class Daemon:
             "version": version.id,
             "sample_rate_hz": self._source.sample_rate_hz,
             "window_samples": version.front_end.window_samples,
+            "last_split": version.encoder.last_split,
+            "block_names": list(version.encoder.block_names),
             "decider": self._settings.decider,
             "measured": {"unix_ms": int(time.time() * 1000)},
         }

@@ -32,6 +32,8 @@ from streamsplit.server.store import EmbeddingStore
 from streamsplit.wire.codec import Array
 
 SPEED = 4.0
+LEAD_S = 4.0
+"""The link is up before the client, which takes about so long to load its encoder."""
 WINDOW_S = 0.96
 NEAREST = 3
 
@@ -82,7 +84,7 @@ async def _demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
                 uplink=_rates(run_s),
                 delay_ms=15.0,
                 jitter_ms=5.0,
-                outages=[(0.62 * run_s, 0.70 * run_s, "cut")],
+                outages=[(LEAD_S + 0.62 * run_s, LEAD_S + 0.70 * run_s, "cut")],
                 seed=settings.seed,
             )
         )
@@ -118,7 +120,7 @@ def _rates(run_s: float) -> Trace:
     pieces, start_s = [], 0.0
     for share, rate_bps in shares:
         pieces.append((start_s, rate_bps))
-        start_s += share * run_s
+        start_s += share * run_s + (LEAD_S if start_s == 0.0 else 0.0)
     return Trace.steps(pieces)
 
 

@@ -140,6 +140,7 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
         self._identify = identify
         self._loop = asyncio.get_running_loop()
         self._connections: dict[Connection, str] = {}
+        self._buckets: dict[str, TokenBucket] = {}
         self._draining = False
         self.tail: Tail | None = None
         self.stopped = asyncio.Event()
@@ -191,8 +192,6 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
 
     def _connection(self, identity: str | None) -> Connection:
         settings = self._settings
-        rate = settings.max_windows_per_second
-        bucket = TokenBucket(rate, max(1.0, 2 * rate))
         connection: Connection
 
         def admit(device: str) -> str | None:
@@ -202,10 +201,14 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
             if others[device] >= settings.max_streams_per_device:
                 return f"device {device!r}: it has {others[device]} connections, the limit is {settings.max_streams_per_device}"
             self._connections[connection] = device
+            if device not in self._buckets:
+                rate = settings.max_windows_per_second
+                self._buckets[device] = TokenBucket(rate, max(1.0, 2 * rate))
             logger.info("device %s connected", device)
             return None
 
         def take() -> bool:
+            bucket = self._buckets[self._connections[connection]]
             return self.tail is not None and self.tail.waiting < settings.max_queue and bucket.take()
 
         limits = SessionLimits(settings.max_in_flight, settings.max_message_kb * 1024)
@@ -222,6 +225,8 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
         connection.session.state = State.CLOSED
         if device:
             logger.info("device %s disconnected", device)
+            if device not in self._connections.values():
+                del self._buckets[device]
         if self._draining and not self._connections:
             self.stopped.set()
 
