@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from streamsplit import __version__
-from streamsplit.cli import experiment, keys, look, run
+from streamsplit.cli import experiment, keys, look, run, train
 from streamsplit.cli.common import app, err, out
 from streamsplit.errors import StreamSplitError
 
-__all__ = ["app", "experiment", "keys", "look", "main", "run"]
+__all__ = ["app", "experiment", "keys", "look", "main", "run", "train"]
 
 
 def main() -> None:

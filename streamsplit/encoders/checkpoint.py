@@ -1,9 +1,13 @@
 """Encoder versions on disk: one safetensors file with the unfolded weights, the ranges, and all the rest as metadata.
 
 Metadata: one entry, "streamsplit-encoder", a JSON object with format_version (1), id, name, front_end, options, expected_bytes
-("split:codec" -> bytes), trained and note. (One entry, because safetensors writes several in random order: equal versions are
-equal files.) Tensors: "weights/NAME", and "ranges/SPLIT/low" and ".../high". Nothing in it is ever executed. The name in `id` is
+("split:codec" -> bytes), stored_as, trained and note. (One entry, because safetensors writes several in random order: equal versions
+are equal files.) Tensors: "weights/NAME", and "ranges/SPLIT/low" and ".../high". Nothing in it is ever executed. The name in `id` is
 recomputed on loading, so a damaged file is found out.
+
+`stored_as` is "float32", or "float16" where every weight is a half-precision number (see `round_to_half`): half the bytes, and the same
+float32 weights come back to the bit. Files without it are "float32"; a reader that does not know it refuses float16 files by their
+tensors' type.
 """
 
 from __future__ import annotations
@@ -40,8 +44,25 @@ class _Described:
     front_end: FrontEndSettings
     options: dict[str, Any]
     expected_bytes: dict[tuple[int, Codec], float]
+    stored_as: str
     trained: bool
     note: str
+
+
+@torch.no_grad()
+def round_to_half(encoder: SplitEncoder) -> None:
+    """Rounds every weight to the nearest half-precision number, in place: its version then takes half the bytes on disk.
+
+    Do it before calibrating: ranges and id are then those of the file.
+
+    Raises:
+        ValueError: a weight is beyond half precision (65,504).
+    """
+    for name, tensor in encoder.state_dict().items():
+        if tensor.dtype == torch.float32:
+            tensor.copy_(tensor.half())
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"{encoder.name}: {name}: expected weights up to 65504, got more")
 
 
 def save(version: Version, path: Path) -> None:
@@ -50,7 +71,11 @@ def save(version: Version, path: Path) -> None:
     Raises:
         StorageError: the folder is missing, read-only or full.
     """
-    tensors = {WEIGHTS + name: tensor.contiguous() for name, tensor in version.state.items()}
+    halves = all(_is_half(tensor) for tensor in version.state.values())
+    tensors = {
+        WEIGHTS + name: (tensor.half() if halves and tensor.dtype == torch.float32 else tensor).contiguous()
+        for name, tensor in version.state.items()
+    }
     for split, bounds in version.ranges.items():
         tensors[f"{RANGES}{split}/low"] = torch.from_numpy(bounds.low)
         tensors[f"{RANGES}{split}/high"] = torch.from_numpy(bounds.high)
@@ -63,6 +88,7 @@ def save(version: Version, path: Path) -> None:
         "expected_bytes": {
             f"{split}:{codec}": size for (split, codec), size in version.expected_bytes.items()
         },
+        "stored_as": "float16" if halves else "float32",
         "trained": version.trained,
         "note": version.note,
     }
@@ -80,7 +106,7 @@ def load(path: Path) -> Version:
     described = _parse(path, text)
     with torch.random.fork_rng(devices=[]):
         encoder = build(described.name, described.front_end, described.options)
-    _fill(path, encoder, tensors)
+    _fill(path, encoder, _restored(tensors, described.stored_as))
     ranges = _ranges(path, encoder, tensors)
     version = freeze(encoder, ranges, described.expected_bytes, described.trained, described.note)
     if version.id != described.id:
@@ -136,6 +162,7 @@ def _parse(path: Path, text: str) -> _Described:
                 front_end=FrontEndSettings.from_json(json.dumps(said["front_end"])),
                 options=dict(said["options"]),
                 expected_bytes=_expected_bytes(said["expected_bytes"]),
+                stored_as=_stored_as(said.get("stored_as", "float32")),
                 trained=said["trained"] is True,
                 note=str(said["note"]),
             )
@@ -152,6 +179,26 @@ def _expected_bytes(said: Mapping[str, float]) -> dict[tuple[int, Codec], float]
         split, _, codec = key.partition(":")
         sizes[int(split), Codec(codec)] = float(size)
     return sizes
+
+
+def _stored_as(said: str) -> str:
+    if said not in ("float32", "float16"):
+        raise ValueError(f"stored_as: expected float32 or float16, got {said!r}")
+    return said
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype != torch.float32 or torch.equal(tensor.half().float(), tensor)
+
+
+def _restored(tensors: Mapping[str, Tensor], stored_as: str) -> dict[str, Tensor]:
+    """The tensors with half-precision weights as float32 again, if the file says they are stored so."""
+    if stored_as == "float32":
+        return dict(tensors)
+    return {
+        key: tensor.float() if key.startswith(WEIGHTS) and tensor.dtype == torch.float16 else tensor
+        for key, tensor in tensors.items()
+    }
 
 
 def _fill(path: Path, encoder: SplitEncoder, tensors: Mapping[str, Tensor]) -> None:
