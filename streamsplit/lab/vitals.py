@@ -96,7 +96,8 @@ class Vitals:
         """Latency of the last window, p50 and p95 of the last 60."""
         recent = [value for value in list(self.latency_ms)[-RECENT:] if value is not None]
         if len(recent) < 2:
-            return (recent[0],) * 3 if recent else (None, None, None)  # type: ignore[return-value]
+            only = recent[0] if recent else None
+            return only, only, only
         cuts = quantiles(recent, n=20, method="inclusive")
         return recent[-1], cuts[9], cuts[18]
 
