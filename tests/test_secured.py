@@ -78,7 +78,7 @@ async def test_a_server_of_another_authority_is_not_talked_to(
     serve: Serve, compact: Version, sound: Samples, tmp_path: Path, keys: Path
 ) -> None:
     async with serve(tls=server_tls(keys, mutual=False)) as server:
-        with pytest.raises(LinkError, match="(?i)certificate|handshake|ssl"):
+        with pytest.raises(LinkError, match=r"(?i)certificate|handshake|ssl"):
             await send(
                 tmp_path / "c", compact, sound, server.port, tls=ClientTls(ca=keys / "theirs" / "ca.pem")
             )

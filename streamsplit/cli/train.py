@@ -39,6 +39,7 @@ def train(
     most_windows: Annotated[
         int, typer.Option(help="kept in memory, 6 KiB each; of more sound a random part")
     ] = 65_536,
+    checkpoint_steps: Annotated[int, typer.Option(help="steps between savings of the progress")] = 50,
     learning_rate: Annotated[float, typer.Option(help="at its highest")] = 2e-3,
     compute: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     tensorboard: Annotated[Path | None, typer.Option(help="folder for TensorBoard's events")] = None,
@@ -61,16 +62,18 @@ def train(
         raise ConfigError(f"--out {out_file}: {out_file.parent} is no folder")
     settings = TrainSettings(
         encoder=encoder,
-        steps=steps or (QUICK_STEPS if quick else DEFAULT_STEPS),
+        steps=(QUICK_STEPS if quick else DEFAULT_STEPS) if steps is None else steps,
         seed=seed,
         learning_rate=learning_rate,
+        checkpoint_steps=checkpoint_steps,
     )
+    device = _device(compute)
     began_s = time.monotonic()
     front_end = ENCODERS[encoder].front_end
     tracks = find_tracks(sources, front_end.sample_rate_hz, seed)
     with progress_bar("listening") as update:
         pool = gather(tracks, front_end, QUICK_WINDOWS if quick else most_windows, seed, update)
-    trainer = Trainer(pool, settings, _device(compute))
+    trainer = Trainer(pool, settings, device)
     unfinished = out_file.with_name(f"{out_file.name}.unfinished")
     if resume and unfinished.exists():
         trainer.resume(unfinished)

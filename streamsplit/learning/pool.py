@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 SEGMENT_WINDOWS = 8
 HOP_SHARE = 0.5
 """Windows overlap by half: neighbours within 1.5 s are then up to three hops away, at 0.48, 0.96 and 1.44 s."""
+NEIGHBOUR_SHARE = 0.5
+"""Of pairs: a second later there may be nothing left of a short sound to know it by."""
 FEWEST_SEGMENTS = 8
 AUDIBLE = 0.1
 """A window is silent if its loudest feature is less than this above the features of digital silence, in standard deviations: 2 dB.
@@ -85,7 +87,7 @@ class WindowPool:
         return chosen.float().mul_((high - low) / 255.0).add_(low).unsqueeze_(1)
 
     def draw(self, batch: int, neighbour_s: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random windows, each of another segment, and a partner for each: itself or a neighbour.
+        """Random windows, each of another segment, and a partner for each: itself or a neighbour, half of the time each.
 
         Args:
             batch: at most `segments`.
@@ -104,6 +106,7 @@ class WindowPool:
         step = torch.randint(-reach, reach + 1, (batch,), generator=generator)
         partner = torch.minimum(torch.maximum(window + step, first), first + count - 1)
         near = (self.at_hop[partner] - self.at_hop[window]).abs() <= reach  # silent ones between are left out
+        near &= torch.rand(batch, generator=generator) < NEIGHBOUR_SHARE
         return window, torch.where(near, partner, window)
 
     def sample(self, windows: int) -> Tensor:

@@ -14,6 +14,8 @@ from streamsplit.learning.probe import nearest_neighbour_accuracy
 
 LAST_SHARE = 0.1
 PROBED_WINDOWS = 12_000
+FEWEST_LABELLED = 20
+"""Recordings with labels, for a share of them to mean anything."""
 
 
 def summary(trainer: Trainer, trained: Trained, seconds: float) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def knn(encoder: SplitEncoder, pool: WindowPool) -> dict[str, Any]:
     tracks, place = torch.unique(pool.track[windows], return_inverse=True)
     labels = [str(pool.labels[track]) for track in tracks.tolist()]
     groups = [pool.groups[track] for track in tracks.tolist()]
-    if len(set(labels)) < 2 or len(set(groups)) < 2:
+    if len(labels) < FEWEST_LABELLED or len(set(labels)) < 2 or len(set(groups)) < 2:
         return {}
     accuracy = {}
     for path, z in embed(encoder, pool, windows).items():

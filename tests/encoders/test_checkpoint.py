@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from streamsplit.encoders.checkpoint import FORMAT, load, load_trainable, save
-from streamsplit.encoders.version import Version
+from streamsplit.encoders.checkpoint import FORMAT, load, load_trainable, round_to_half, save
+from streamsplit.encoders.version import Version, freeze
 from streamsplit.errors import ConfigError, StorageError
 
 
@@ -61,6 +61,53 @@ def test_saving_twice_gives_the_same_file(path: Path, compact: Version, tmp_path
     save(load(path), tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["again.safetensors", "compact.safetensors"]
+
+
+@pytest.fixture
+def half(tmp_path: Path, compact: Version) -> Path:
+    """A file of a version whose weights are half-precision numbers."""
+    encoder = compact.trainable()
+    round_to_half(encoder)
+    file = tmp_path / "half.safetensors"
+    save(freeze(encoder, compact.ranges, compact.expected_bytes, trained=True), file)
+    return file
+
+
+def test_weights_that_are_half_precision_take_half_the_bytes_and_come_back_to_the_bit(
+    path: Path, half: Path, compact: Version, tmp_path: Path
+) -> None:
+    assert half.stat().st_size < 0.52 * path.stat().st_size
+    encoder = compact.trainable()
+    round_to_half(encoder)
+    loaded = load(half)
+    assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in loaded.state.items())
+    assert {tensor.dtype for tensor in loaded.state.values()} == {torch.float32, torch.int64}
+    save(loaded, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == half.read_bytes()
+    assert contents(path)[0]["stored_as"] == "float32"
+
+
+def test_a_file_from_before_half_precision_loads(path: Path, compact: Version) -> None:
+    said, tensors = contents(path)
+    del said["stored_as"]
+    write(path, said, tensors)
+    assert load(path).id == compact.id
+
+
+def test_half_precision_that_is_not_announced_or_unknown_is_refused(half: Path) -> None:
+    said, tensors = contents(half)
+    for stored_as, message in (("float32", "got torch.float16"), ("int4", "expected float32 or float16")):
+        write(half, {**said, "stored_as": stored_as}, tensors)
+        with pytest.raises(StorageError, match=message):
+            load(half)
+
+
+def test_weights_beyond_half_precision_are_named(compact: Version) -> None:
+    encoder = compact.trainable()
+    with torch.no_grad():
+        encoder.embedding_block.project.bias[3] = 1e6
+    with pytest.raises(ValueError, match=r"compact: blocks\.3\.project\.bias: expected weights up to 65504"):
+        round_to_half(encoder)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
