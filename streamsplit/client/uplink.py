@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
-from typing import Any
 
 import grpc
 
 from streamsplit import __version__
 from streamsplit.client.channel import meaning, metadata, open_channel
+from streamsplit.client.connection import Call, Connection
 from streamsplit.client.edge import as_features
 from streamsplit.client.link_estimator import LinkEstimator
 from streamsplit.client.socket_stats import SocketMeter, supported
@@ -37,9 +37,6 @@ logger = logging.getLogger(__name__)
 BACKOFF_S = (0.25, 30.0)
 REFUSED_RETRY_S = 60.0
 WATCH_S = 0.5
-MAX_STREAMS = 4096  # the protocol's limit per connection
-
-Call = Any  # grpc.aio.StreamStreamCall: generated stubs have no types
 
 
 class LinkState(Enum):
@@ -241,7 +238,7 @@ class Uplink:
         finally:
             await channel.close()
 
-    async def _greet(self, call: Call) -> _Connection:
+    async def _greet(self, call: Call) -> Connection:
         names = (self._version.id, *(name for name in self._spool.versions() if name != self._version.id))[
             :16
         ]
@@ -262,9 +259,9 @@ class Uplink:
                 ", ".join(served.version for served in welcome.served) or "nothing",
             )
         self._set_state(LinkState.UP)
-        return _Connection(call, names, welcome)
+        return Connection(call, names, welcome)
 
-    async def _converse(self, connection: _Connection) -> None:
+    async def _converse(self, connection: Connection) -> None:
         tasks = [
             asyncio.create_task(work, name=f"uplink-{name}")
             for name, work in (
@@ -295,7 +292,7 @@ class Uplink:
 
     # Sending.
 
-    async def _send(self, connection: _Connection) -> None:
+    async def _send(self, connection: Connection) -> None:
         while self.state is LinkState.UP:
             self._wake.clear()
             sent = await self._send_some(connection)
@@ -306,7 +303,7 @@ class Uplink:
         await connection.call.done_writing()
         await asyncio.Event().wait()  # the receiver ends the connection
 
-    async def _send_some(self, connection: _Connection) -> int:
+    async def _send_some(self, connection: Connection) -> int:
         room = connection.welcome.max_in_flight - len(self._in_flight)
         if room <= 0 or self._clock() < self._busy_until_s:
             return 0
@@ -321,13 +318,10 @@ class Uplink:
                 break
         return sent
 
-    async def _send_step(self, connection: _Connection, row: int, step: Step) -> None:
-        if step.stream not in connection.streams:
-            if len(connection.streams) == MAX_STREAMS:
-                raise LinkError(f"{MAX_STREAMS} streams on one connection: beginning a new one")
-            connection.streams[step.stream] = len(connection.streams)
-            connection.names[connection.streams[step.stream]] = step.stream
-            await self._write(connection, self._stream_message(connection, step.stream))
+    async def _send_step(self, connection: Connection, row: int, step: Step) -> None:
+        opening = connection.opening(step, self._spool.stream)
+        if opening:
+            await self._write(connection, opening)
         now_s = self._clock()
         if not self._in_flight:
             self._progress_s = now_s
@@ -335,13 +329,7 @@ class Uplink:
         self.estimator.sent(step.key, len(step.payload), now_s)
         await self._write(connection, connection.window_message(step))
 
-    def _stream_message(self, connection: _Connection, stream: str) -> messages.OpenStream:
-        about = self._spool.streams()[stream]
-        return messages.OpenStream(
-            connection.streams[stream], stream, about.started_unix_ms, about.sample_rate_hz
-        )
-
-    async def _write(self, connection: _Connection, message: messages.DeviceSays) -> None:
+    async def _write(self, connection: Connection, message: messages.DeviceSays) -> None:
         wire = messages.device_message(message)
         self.message_bytes_up += wire.ByteSize() + 5
         await connection.call.write(wire)
@@ -359,7 +347,7 @@ class Uplink:
             if said is not None:
                 return said
 
-    async def _receive(self, connection: _Connection) -> None:
+    async def _receive(self, connection: Connection) -> None:
         while (said := await self._read(connection.call)) is not None:
             self._progress_s = self._clock()
             match said:
@@ -379,10 +367,10 @@ class Uplink:
             self._wake.set()
         self._set_state(LinkState.DOWN)
 
-    def _take(self, connection: _Connection, stream: int, sequence: int) -> _InFlight | None:
-        return self._in_flight.pop((connection.names.get(stream, ""), sequence), None)
+    def _take(self, connection: Connection, stream: int, sequence: int) -> _InFlight | None:
+        return self._in_flight.pop(connection.key(stream, sequence), None)
 
-    def _acknowledged(self, connection: _Connection, ack: messages.Acknowledgement) -> None:
+    def _acknowledged(self, connection: Connection, ack: messages.Acknowledgement) -> None:
         flight = self._take(connection, ack.stream, ack.sequence)
         if flight is None:
             return
@@ -391,14 +379,14 @@ class Uplink:
         self._answered(Answer(flight.step, "acknowledged", ack, "", flight.sent_s, now_s))
         self._spool.acknowledge([flight.step.key])
 
-    def _busy(self, connection: _Connection, busy: messages.Busy) -> None:
+    def _busy(self, connection: Connection, busy: messages.Busy) -> None:
         self._busy_until_s = self._clock() + busy.retry_ms / 1e3 * self._random.uniform(0.8, 1.2)
         flight = self._take(connection, busy.stream, busy.sequence)
         if flight:
             self.estimator.lost(flight.step.key)
             self._sent_row = min(self._sent_row, flight.row - 1)
 
-    def _version_gone(self, connection: _Connection, gone: messages.VersionGone) -> None:
+    def _version_gone(self, connection: Connection, gone: messages.VersionGone) -> None:
         """Sends the window again from its features, to a served version whose front end makes equal ones."""
         flight = self._take(connection, gone.stream, gone.sequence)
         if flight is None:
@@ -417,7 +405,7 @@ class Uplink:
         self._spool.replace(flight.step.key, again)
         self._sent_row = min(self._sent_row, flight.row - 1)
 
-    def _rejected(self, connection: _Connection, rejected: messages.Rejected) -> None:
+    def _rejected(self, connection: Connection, rejected: messages.Rejected) -> None:
         flight = self._take(connection, rejected.stream, rejected.sequence)
         if flight is None:
             return
@@ -425,36 +413,3 @@ class Uplink:
         logger.warning("the server rejected a window: %s", rejected.reason)
         self._answered(Answer(flight.step, "rejected", None, rejected.reason, flight.sent_s, self._clock()))
         self._spool.acknowledge([flight.step.key])
-
-
-class _Connection:
-    """What has been said on one connection: names by index, and each stream's last mark."""
-
-    def __init__(self, call: Call, versions: tuple[str, ...], welcome: messages.Welcome) -> None:
-        self.call = call
-        self.versions = versions
-        self.welcome = welcome
-        self.streams: dict[str, int] = {}
-        self.names: dict[int, str] = {}
-        self._marks: dict[str, object] = {}
-
-    def window_message(self, step: Step) -> messages.WindowMessage:
-        """The step as a message; its mark only where it changed."""
-        source = label = None
-        if self._marks.get(step.stream) != step.mark:
-            self._marks[step.stream] = step.mark
-            source, label = (step.mark.source, step.mark.label) if step.mark else ("", None)
-        known = step.version in self.versions
-        return messages.WindowMessage(
-            self.streams[step.stream],
-            step.sequence,
-            step.start_sample,
-            self.versions.index(step.version) if known else 0,
-            step.split,
-            step.codec,
-            step.payload,
-            step.level_dbfs,
-            source,
-            label,
-            "" if known else step.version,
-        )
