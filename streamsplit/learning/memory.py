@@ -1,0 +1,536 @@
+"""The distribution memory: an endless stream of embeddings as a small mixture, at a constant cost a window.
+
+Stepwise expectation-maximisation (Cappe and Moulines 2009) with one clock per component. A component's statistics are means over the
+points it has explained; they forget at `step` per point of its *own*, so a stream that stays with one sound for an hour does not wear
+down the others, and a point counts less where it resembles the one before (see `_independence`). Four things keep it alive:
+
+- Variances are around the component's mean, begin at the scale of the sphere (1 / D) and rest on a prior of a few points.
+- While everything heard fits the reservoir, the mixture is fitted to it anew at 1, 2, 4, 8, ... windows.
+- Later, every `refit_every` windows, dead components (or the cheapest pair to merge) are tried where the reservoir is explained
+  worst, and taken if the reservoir becomes likelier.
+- Saved as half precision (34 KB), the working statistics are rounded to what is saved: the one who saved and the one who loads go on alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamsplit.errors import ConfigError, PayloadError
+from streamsplit.learning.fitting import (
+    PRIOR_POINTS,
+    Components,
+    fit,
+    merge_costs,
+    merge_pair,
+    moments,
+    reduce,
+)
+from streamsplit.learning.mixture import GaussianMixture, Mixture, VmfMixture, cdf, tempered_posterior
+from streamsplit.learning.reservoir import Reservoir
+from streamsplit.learning.sphere import sphere_quantile
+
+_CHUNK = 64
+"""Rows of one step of expectation-maximisation; more are taken in turn."""
+_MOST_CORRELATED = 0.95
+_NEIGHBOURS, _TRIED, _ROUNDS = 4, 4, 3
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """What a memory is.
+
+    Attributes:
+        kind: "gaussian" (diagonal) or "vmf" (von Mises-Fisher).
+        components: K.
+        dim: D, at least 8.
+        centred: the mixture is over embeddings less their running mean, brought back to unit norm. Raw ones sit in a cone, in which
+            posteriors tell little; transport and expected negatives need the raw ones: False.
+        step: how fast a component forgets, per independent point of its own, in (0, 0.2].
+        horizon_windows: how many windows weights, centre and reservoir look back.
+        variance_floor: smallest variance as a share of the mean one.
+        posterior_temperature: flattens densities in `posterior` and `uncertainty`; 1 is Bayes' rule.
+        reservoir_windows: how many embeddings are kept for refits, D + 2 bytes each.
+        refit_every: windows between refits once the reservoir is full.
+        dead_share: a component whose weight is below this share of 1 / K may be moved.
+        seed: of the reservoir and of refits.
+    """
+
+    kind: Literal["gaussian", "vmf"] = "gaussian"
+    components: int = 64
+    dim: int = 128
+    centred: bool = True
+    step: float = 0.01
+    horizon_windows: int = 8192
+    variance_floor: float = 0.02
+    posterior_temperature: float = 16.0
+    reservoir_windows: int = 512
+    refit_every: int = 256
+    dead_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._expect("kind", self.kind in ("gaussian", "vmf"), "gaussian or vmf")
+        self._expect("components", 1 <= self.components <= 4096, "1..4096")
+        self._expect("dim", 8 <= self.dim <= 4096, "8..4096")
+        self._expect("step", 0 < self.step <= 0.2, "above 0, at most 0.2")
+        self._expect("reservoir_windows", self.reservoir_windows >= 16, "at least 16")
+        self._expect(
+            "horizon_windows", self.horizon_windows >= self.reservoir_windows, "at least reservoir_windows"
+        )
+        self._expect("variance_floor", 0 < self.variance_floor < 1, "between 0 and 1")
+        self._expect(
+            "posterior_temperature", 1 <= self.posterior_temperature < math.inf, "at least 1, finite"
+        )
+        self._expect("refit_every", self.refit_every >= 1, "at least 1")
+        self._expect("dead_share", 0 <= self.dead_share < 1, "0 or more, below 1")
+
+    def _expect(self, name: str, good: bool, legal: str) -> None:
+        if not good:
+            raise ConfigError(f"memory {name}: expected {legal}, got {getattr(self, name)!r}")
+
+
+class DistributionMemory(nn.Module):
+    """All that was heard, as a mixture: bounded, and nothing but what is saved.
+
+    Attributes:
+        settings: what it is.
+        weights: [K], sum 1; 0 for a component not in use.
+        points: [K] how many independent points a component's statistics stand for, at most 1 / step.
+        means: [K, D]; for "vmf" the mean vector, its length decides the concentration.
+        variances: [K, D] around the mean; [K, 0] for "vmf".
+        centre, radius: mean of the raw embeddings [D], and their mean distance from it.
+        previous: [D] the last embedding, as the mixture sees it.
+        correlation: how alike neighbouring windows are, mean cosine in 0..1.
+        count: windows heard.
+        reservoir: the embeddings kept for refits.
+    """
+
+    weights: Tensor
+    points: Tensor
+    means: Tensor
+    variances: Tensor
+    centre: Tensor
+    radius: Tensor
+    previous: Tensor
+    correlation: Tensor
+    count: Tensor
+
+    def __init__(self, settings: MemorySettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings = settings or MemorySettings()
+        K, D = settings.components, settings.dim
+        self.register_buffer("weights", torch.zeros(K))
+        self.register_buffer("points", torch.zeros(K))
+        self.register_buffer("means", torch.zeros(K, D))
+        self.register_buffer("variances", torch.zeros(K, D if settings.kind == "gaussian" else 0))
+        self.register_buffer("centre", torch.zeros(D))
+        self.register_buffer("radius", torch.ones(()))
+        self.register_buffer("previous", torch.zeros(D))
+        self.register_buffer("correlation", torch.zeros(()))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.reservoir = Reservoir(settings.reservoir_windows, D, settings.horizon_windows, settings.seed)
+        self._forget()
+
+    # What it says of embeddings.
+
+    @property
+    def mixture(self) -> Mixture:
+        """The mixture now, variances floored: of centred embeddings if the settings say so."""
+        if self.settings.kind == "vmf":
+            return VmfMixture(self.weights, self.means)
+        floor = self.settings.variance_floor * float(self.weights @ self.variances.mean(1))
+        return GaussianMixture(self.weights, self.means, self.variances.clamp(min=floor))
+
+    @property
+    def effective_components(self) -> float:
+        """exp of the weights' entropy: 1..K."""
+        return float(torch.exp(torch.special.entr(self.weights).sum()))
+
+    def seen(self, z: Tensor) -> Tensor:
+        """Embeddings as the mixture sees them: [B, D] raw to [B, D], centred and renormalised if the settings say so."""
+        return F.normalize(z - self.centre, dim=1) if self.settings.centred else z
+
+    def posterior(self, z: Tensor) -> Tensor:
+        """Tempered shares of the components: [B, D] unit norm to [B, K], rows sum to 1."""
+        return tempered_posterior(self.mixture, self.seen(z), self.settings.posterior_temperature)
+
+    def uncertainty(self, z: Tensor) -> Tensor:
+        """Entropy of the tempered posterior over log K: [B, D] to [B] in 0..1. Which sound is it?"""
+        entropy = torch.special.entr(self.posterior(z)).sum(1)
+        return (entropy / math.log(max(2, self.settings.components))).clamp(0.0, 1.0)
+
+    def novelty(self, z: Tensor) -> Tensor:
+        """Negative log-likelihood: [B, D] to [B] nats, of any sign. Was anything like it heard before?"""
+        return -torch.logsumexp(self.mixture.log_joint(self.seen(z)), dim=1)
+
+    @torch.no_grad()
+    def sample_negatives(
+        self,
+        z: Tensor,
+        n: int,
+        generator: torch.Generator,
+        boundary_aware: bool = False,
+        temperature: float = 0.1,
+    ) -> Tensor:
+        """Embeddings that could have been heard.
+
+        Args:
+            z: [B, D] anchors, unit norm.
+            n: how many for each.
+            generator: on the CPU.
+            boundary_aware: near the anchor's boundaries, as in the published recipe: never from the anchor's own component, from the
+                others by weight * exp(cosine of anchor and mean / temperature). Otherwise by weight.
+            temperature: above 0.
+
+        Returns:
+            [B, n, D] unit norm, in the space of raw embeddings; no gradient.
+        """
+        if n < 1 or not temperature > 0:
+            raise ValueError(
+                f"sample_negatives: expected n >= 1 and temperature > 0, got {n} and {temperature}"
+            )
+        mixture, points = self.mixture, self.seen(z)
+        chance = self.weights.expand(len(z), -1)
+        if boundary_aware and int((self.weights > 0).sum()) > 1:
+            near = torch.softmax(points @ F.normalize(self.means, dim=1).T / temperature, 1)
+            chance = (chance * near.clamp(min=1e-20)).scatter(
+                1, mixture.log_joint(points).argmax(1, keepdim=True), 0.0
+            )
+        component = torch.multinomial(chance, n, replacement=True, generator=generator)
+        drawn = F.normalize(mixture.draw(component.flatten(), generator), dim=1)
+        if self.settings.centred:
+            drawn = F.normalize(self.centre + self.radius * drawn, dim=1)
+        return drawn.view(len(z), n, -1)
+
+    def cdf(self, projection: Tensor, directions: Tensor) -> Tensor:
+        """Share of everything heard that lies below: x = z.theta [B, M] along [M, D] unit norm, to [B, M] in 0..1."""
+        self._expect_raw("cdf")
+        return cdf(self.mixture, projection, directions)
+
+    def quantile(self, projection: Tensor, directions: Tensor) -> Tensor:
+        """Where each projection should lie if embeddings were uniform on the sphere: Q(F(x)), transport's target, no gradient.
+
+        Args:
+            projection: [B, M], x = z.theta of live embeddings.
+            directions: [M, D] unit norm.
+
+        Returns:
+            [B, M]; the squared distance to x is the sliced-Wasserstein term, in a batch of one as well.
+        """
+        return sphere_quantile(self.cdf(projection.detach(), directions), self.settings.dim)
+
+    def expected_negative_mass(self, z: Tensor, temperature: float, own_weight: float = 1.0) -> Tensor:
+        """E exp(z.x / T) over x from the memory, in closed form: what a batch's negatives estimate.
+
+        Args:
+            z: [B, D] unit norm; gradients reach it.
+            temperature: T, above 0.
+            own_weight: 0..1; each component counts less by the anchor's posterior of it, times 1 - own_weight: a component that holds
+                the anchor holds its likes, which are no negatives. The mass stays a mean over what is left.
+
+        Returns:
+            [B]; times N, it stands for N negatives.
+        """
+        self._expect_raw("expected_negative_mass")
+        if not temperature > 0 or not 0 <= own_weight <= 1:
+            raise ValueError(
+                "expected_negative_mass: expected temperature > 0 and own_weight in 0..1,"
+                f" got {temperature} and {own_weight}"
+            )
+        share = self.weights.expand(len(z), -1)
+        if own_weight < 1:
+            share = share * (1 - (1 - own_weight) * self.posterior(z).detach())
+            share = share / share.sum(1, keepdim=True).clamp(min=1e-12)
+        return (share * torch.exp(self.mixture.log_exponential(z, temperature))).sum(1)
+
+    # How it learns.
+
+    @torch.no_grad()
+    def update(self, z: Tensor) -> None:
+        """Takes windows of one stream, in their order: [B, D] unit norm; constant cost a window.
+
+        Raises:
+            ValueError: another shape, or rows that are not finite or not of unit norm. Nothing is taken then.
+        """
+        for part in self._checked(z).split(_CHUNK):
+            before = int(self.count)
+            after = before + len(part)
+            seen = self._follow(part, after)
+            self.reservoir.offer(part, before)
+            if self.reservoir.kept == after:
+                if after.bit_length() > before.bit_length():
+                    self._fit(self.seen(self.reservoir.embeddings()))
+                    continue
+            elif after // self.settings.refit_every > before // self.settings.refit_every:
+                self._refit()
+            self._step(seen, after)
+
+    @torch.no_grad()
+    def rebuild(self, embeddings: Tensor) -> None:
+        """Forgets everything and fits these: a memory consistent with the weights that made them, [N, D] unit norm."""
+        z = self._checked(embeddings)
+        self._forget()
+        for part in z.split(_CHUNK):
+            before = int(self.count)
+            self._follow(part, before + len(part))
+            self.reservoir.offer(part, before)
+        self.centre.copy_(z.mean(0))
+        self.radius.copy_((z - self.centre).norm(dim=1).mean())
+        self._fit(self.seen(z))
+
+    @classmethod
+    @torch.no_grad()
+    def merged(
+        cls,
+        memories: Sequence[Self],
+        shares: Sequence[float] | None = None,
+        settings: MemorySettings | None = None,
+    ) -> Self:
+        """One memory of what several have heard; mean and second moment stay theirs, the cheapest pairs become one.
+
+        Args:
+            memories: at least one, of one kind, dimension and centring, and of one encoder version.
+            shares: how much each counts; by windows heard unless told.
+            settings: of the outcome; the first one's unless told.
+        """
+        first = memories[0].settings if memories else MemorySettings()
+        made = cls(settings or first)
+        heard = [float(memory.count) for memory in memories] if shares is None else list(shares)
+        alike = {(m.settings.kind, m.settings.dim, m.settings.centred) for m in (made, *memories)}
+        if len(memories) != len(heard) or len(alike) > 1 or not sum(heard) > 0 or min(heard) < 0:
+            raise ValueError(
+                "merged: expected memories of one kind, dimension and centring and a share >= 0 for each, got"
+                f" {len(memories)} memories of {len(alike)} sorts and shares {heard}"
+            )
+        part = torch.tensor(heard) / sum(heard)
+        made.centre.copy_(sum(p * memory.centre for p, memory in zip(part, memories, strict=True)))  # type: ignore[arg-type]
+        made.radius.copy_(sum(p * memory.radius for p, memory in zip(part, memories, strict=True)))  # type: ignore[arg-type]
+        made.correlation.copy_(sum(p * m.correlation for p, m in zip(part, memories, strict=True)))  # type: ignore[arg-type]
+        made.count.fill_(sum(int(memory.count) for memory in memories))
+        every = [memory._as_seen_from(made) for memory in memories]
+        many = Components(
+            torch.cat([p * these.weights for p, these in zip(part, every, strict=True)]),
+            torch.cat([these.points for these in every]),
+            torch.cat([these.means for these in every]),
+            torch.cat([these.variances for these in every]),
+        )
+        made._take(reduce(many, made.settings.components))
+        made.reservoir.take_shares([memory.reservoir for memory in memories], part.tolist())
+        return made
+
+    # What is saved and sent.
+
+    @torch.no_grad()
+    def state(self) -> dict[str, Tensor]:
+        """The mixture to save or send, half precision where that does; without the reservoir.
+
+        The working statistics are rounded to what is returned, so whoever goes on from a copy goes on to the same bits. Variances travel
+        as deviations: 1e-4 is at the edge of half precision, its root is not. Rounding is to the nearest and at most once a save, and
+        forgetting wears its error away, so nothing drifts.
+        """
+        for buffer in (self.means, self.centre, self.previous):
+            buffer.copy_(buffer.half())
+        deviations = self.variances.sqrt().half()
+        self.variances.copy_(deviations.float().square())
+        return {
+            "weights": self.weights.clone(),
+            "points": self.points.clone(),
+            "means": self.means.half(),
+            "deviations": deviations,
+            "centre": self.centre.half(),
+            "previous": self.previous.half(),
+            "scalars": torch.stack([self.radius, self.correlation]),
+            "count": self.count.clone(),
+        }
+
+    def state_bytes(self) -> int:
+        """Bytes of `state`: 33,820 for 64 Gaussians in 128 dimensions."""
+        K, D = self.settings.components, self.settings.dim
+        matrices = 2 if self.settings.kind == "gaussian" else 1
+        return 2 * matrices * K * D + 4 * 2 * K + 2 * 2 * D + 4 * 2 + 8
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes what `state` returned; the reservoir stays as it is.
+
+        Raises:
+            PayloadError: tensors missing, of another shape or type, or not finite. Nothing is taken then.
+        """
+        for name, mine in DistributionMemory(self.settings).state().items():
+            theirs = state.get(name)
+            if theirs is None or theirs.shape != mine.shape or theirs.dtype != mine.dtype:
+                got = "nothing" if theirs is None else f"{theirs.dtype} {list(theirs.shape)}"
+                raise PayloadError(f"memory {name}: expected {mine.dtype} {list(mine.shape)}, got {got}")
+            if not bool(torch.isfinite(theirs).all()):
+                raise PayloadError(f"memory {name}: expected finite numbers, got others")
+        for name in ("weights", "points", "means", "centre", "previous", "count"):
+            getattr(self, name).copy_(state[name])
+        self.variances.copy_(state["deviations"].float().square())
+        self.radius.copy_(state["scalars"][0])
+        self.correlation.copy_(state["scalars"][1])
+
+    def _follow(self, z: Tensor, after: int) -> Tensor:
+        """Centre, radius and correlation: plain means at first, then over the horizon. Returns the embeddings as seen, [B, D]."""
+        self.count.fill_(after)
+        pace = len(z) / min(after, self.settings.horizon_windows)
+        centre = self.centre.lerp_(z.mean(0), pace)
+        apart = z - centre
+        length = torch.linalg.vector_norm(apart, dim=1, keepdim=True)
+        self.radius.lerp_(length.mean(), pace)
+        seen = apart.div_(length.clamp_(min=1e-12)) if self.settings.centred else z
+        earlier = torch.cat([self.previous[None], seen[:-1]])
+        self.previous.copy_(seen[-1])
+        self.correlation.lerp_((seen * earlier).sum() / len(z), len(z) / min(after, 256))
+        return seen
+
+    @property
+    def _independence(self) -> float:
+        """Independent points a window is worth: (1 - r) / (1 + r) for neighbours that are alike by r, as for a first-order process."""
+        alike = min(max(float(self.correlation), 0.0), _MOST_CORRELATED)
+        return (1 - alike) / (1 + alike)
+
+    def _step(self, seen: Tensor, after: int) -> None:
+        """One step of expectation-maximisation: every component at its own pace, around its own mean."""
+        shares = torch.softmax(self.mixture.log_joint(seen), dim=1)
+        count, means, spread = moments(shares, seen)
+        self.weights.lerp_(count / len(seen), len(seen) / min(after, self.settings.horizon_windows))
+        fresh = count * self._independence
+        points = self.points.add_(fresh).clamp_(max=1 / self.settings.step)
+        pace = (fresh / torch.maximum(points, fresh).clamp_(min=1e-12)).unsqueeze(1)
+        apart = means - self.means
+        if self.settings.kind == "gaussian":
+            change = torch.addcmul(spread, 1 - pace, apart.square()).sub_(self.variances)
+            self.variances.addcmul_(pace, change)
+        self.means.addcmul_(pace, apart)
+
+    def _refit(self) -> None:
+        """Moves up to four components to where the reservoir is explained worst, if that makes it likelier."""
+        seen = self.seen(self.reservoir.embeddings())
+        dead = self.weights < self.settings.dead_share / self.settings.components
+        trial = self._components()
+        free = torch.nonzero(dead).flatten().tolist()[:_TRIED]
+        if not free:
+            costs = merge_costs(trial.weights, trial.means, trial.variances)
+            one, free = divmod(int(costs.argmin()), len(costs))[0], [int(costs.argmin()) % len(costs)]
+            merge_pair(one, free[0], trial)
+        evidence = torch.logsumexp(self._mixture_of(trial).log_joint(seen), 1)
+        before = float(torch.logsumexp(self.mixture.log_joint(seen), 1).mean())
+        self._seed_worst(trial, free, seen, evidence)
+        for _ in range(_ROUNDS):
+            shares = torch.softmax(self._mixture_of(trial).log_joint(seen), 1)
+            self._reestimate(trial, free, *moments(shares[:, free], seen), len(seen))
+        after = float(torch.logsumexp(self._mixture_of(trial).log_joint(seen), 1).mean())
+        if after > before:
+            self._take(trial)
+
+    def _seed_worst(self, trial: Components, free: list[int], seen: Tensor, evidence: Tensor) -> None:
+        """Places free components on small neighbourhoods, the worse explained the likelier: a lone outlier founds nothing."""
+        generator = self._generator()
+        _, members = (seen @ seen.T).topk(min(_NEIGHBOURS, len(seen)), dim=1)
+        lack = (evidence.median() - evidence)[members].mean(1).clamp(min=1e-6)
+        chosen = torch.multinomial(lack, len(free), generator=generator)
+        pooled = trial.weights @ trial.variances
+        for place, centre in zip(free, chosen.tolist(), strict=True):
+            trial.means[place] = seen[members[centre]].mean(0)
+            trial.variances[place] = pooled
+            trial.points[place] = PRIOR_POINTS + members.shape[1]
+            trial.weights[place] = members.shape[1] / len(seen)
+        trial.weights /= trial.weights.sum()
+
+    @staticmethod
+    def _reestimate(
+        trial: Components, free: list[int], count: Tensor, means: Tensor, spread: Tensor, many: int
+    ) -> None:
+        """The moved components by the points they got, variances on their prior; one that got fewer than two is given up."""
+        pooled = trial.weights @ trial.variances
+        got = count[:, None]
+        trial.means[free] = torch.where(got > 0, means, trial.means[free])
+        trial.variances[free] = (got * spread + PRIOR_POINTS * pooled) / (got + PRIOR_POINTS)
+        trial.points[free] = count + PRIOR_POINTS
+        trial.weights[free] = torch.where(count >= 2, count / many, 0.0)
+        trial.weights /= trial.weights.sum()
+
+    def _fit(self, seen: Tensor) -> None:
+        settings = self.settings
+        self._take(
+            fit(seen, settings.components, 1 / settings.dim, settings.variance_floor, self._generator())
+        )
+
+    # Its components as moments, whatever the kind.
+
+    def _components(self) -> Components:
+        variances = self.variances
+        if self.settings.kind == "vmf":
+            inside = (1 - self.means.square().sum(1, keepdim=True)) / self.settings.dim
+            variances = inside.clamp(min=1e-6).expand_as(self.means)
+        return Components(self.weights.clone(), self.points.clone(), self.means.clone(), variances.clone())
+
+    def _mixture_of(self, these: Components) -> Mixture:
+        if self.settings.kind == "vmf":
+            return VmfMixture(these.weights, these.means)
+        floor = self.settings.variance_floor * float(these.weights @ these.variances.mean(1))
+        return GaussianMixture(these.weights, these.means, these.variances.clamp(min=floor))
+
+    def _take(self, these: Components) -> None:
+        """Makes these, K at most, the state."""
+        used, most = len(these.weights), 1 / self.settings.step
+        self.weights.zero_()[:used] = these.weights
+        self.points.zero_()[:used] = these.points.clamp(max=most)
+        self.means.zero_()[:used] = these.means
+        if self.settings.kind == "gaussian":
+            self.variances.fill_(1 / self.settings.dim)[:used] = these.variances
+
+    def _as_seen_from(self, other: DistributionMemory) -> Components:
+        """Its components in the other's coordinates: moved and scaled from one centre to the other where they are centred."""
+        these = self._components()
+        if self.settings.centred:
+            scale = self.radius / other.radius
+            these.means = (self.centre - other.centre) / other.radius + scale * these.means
+            these.variances = scale.square() * these.variances
+        if self.settings.kind == "vmf":
+            these.means = these.means / these.means.norm(dim=1, keepdim=True).clamp(min=1.0)
+        return these
+
+    def _forget(self) -> None:
+        """One broad component and nothing heard: the first window explains itself."""
+        for buffer in (
+            self.weights,
+            self.points,
+            self.means,
+            self.centre,
+            self.previous,
+            self.correlation,
+            self.count,
+        ):
+            buffer.zero_()
+        self.weights[0], self.points[0] = 1.0, PRIOR_POINTS
+        self.variances.fill_(1 / self.settings.dim)
+        self.radius.fill_(1.0)
+        self.reservoir.clear()
+
+    def _generator(self) -> torch.Generator:
+        """Chance of a refit: of the seed and the place in the stream, so nothing of it needs saving."""
+        return torch.Generator().manual_seed((self.settings.seed * 1_000_003 + int(self.count)) % 2**63)
+
+    def _checked(self, z: Tensor) -> Tensor:
+        if z.ndim != 2 or len(z) < 1 or z.shape[1] != self.settings.dim:
+            raise ValueError(f"memory: expected embeddings [B, {self.settings.dim}], got {list(z.shape)}")
+        for row, length in enumerate(torch.linalg.vector_norm(z, dim=1).tolist()):
+            if not abs(length - 1) < 0.01:
+                raise ValueError(
+                    f"memory: row {row}: expected a finite embedding of norm 1, got norm {length:.3g}"
+                )
+        return z.detach().float()
+
+    def _expect_raw(self, what: str) -> None:
+        if self.settings.centred:
+            raise ValueError(
+                f"{what}: expected a memory of raw embeddings (centred = False), got a centred one"
+            )

@@ -1,0 +1,110 @@
+"""A distribution memory as bytes: one safetensors file, nothing in it is ever executed.
+
+Tensors: those of `DistributionMemory.state`, "settings" (uint8, a JSON object with format_version 1), and, where the reservoir goes along,
+"reservoir/codes" and "reservoir/scales" of the rows in use. What is sent between machines goes without: 35 KB instead of 101 KB.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from streamsplit.errors import ConfigError, PayloadError, StorageError
+from streamsplit.learning.memory import DistributionMemory, MemorySettings
+
+FORMAT_VERSION: Final = 1
+CODES, SCALES = "reservoir/codes", "reservoir/scales"
+
+
+def pack(memory: DistributionMemory, with_reservoir: bool) -> bytes:
+    """The memory as bytes; it is rounded to what they say (see `DistributionMemory.state`), so both go on alike.
+
+    Args:
+        memory: any.
+        with_reservoir: True to go on identically after a restart; False to send it.
+    """
+    told = json.dumps({"format_version": FORMAT_VERSION, **asdict(memory.settings)}, sort_keys=True)
+    tensors = memory.state()
+    tensors["settings"] = torch.frombuffer(bytearray(told.encode()), dtype=torch.uint8)
+    if with_reservoir:
+        kept = memory.reservoir.kept
+        tensors[CODES] = memory.reservoir.codes[:kept].clone()
+        tensors[SCALES] = memory.reservoir.scales[:kept].clone()
+    return to_bytes(tensors)
+
+
+def unpack(data: bytes) -> DistributionMemory:
+    """The inverse of `pack`; a memory sent without a reservoir has an empty one.
+
+    Raises:
+        PayloadError: not such bytes, of another format version, or damaged.
+    """
+    try:
+        tensors = from_bytes(data)
+    except SafetensorError as error:
+        raise PayloadError(
+            f"memory: expected safetensors, got {len(data)} bytes that are not: {error}"
+        ) from None
+    memory = DistributionMemory(_settings(tensors))
+    memory.restore(tensors)
+    if CODES in tensors or SCALES in tensors:
+        memory.reservoir.restore(tensors.get(CODES), tensors.get(SCALES))
+    return memory
+
+
+def save(memory: DistributionMemory, path: Path) -> None:
+    """Writes the memory and its reservoir; the file appears whole or not at all.
+
+    Raises:
+        StorageError: the folder is missing, read-only or full.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(pack(memory, with_reservoir=True))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"{path}: memory cannot be written: {error.strerror or error}") from None
+
+
+def load(path: Path) -> DistributionMemory:
+    """Reads what `save` wrote.
+
+    Raises:
+        StorageError: no such file, or a damaged one.
+    """
+    try:
+        return unpack(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"{path}: memory cannot be read: {error.strerror or error}") from None
+    except PayloadError as error:
+        raise StorageError(f"{path}: {error}") from None
+
+
+def _settings(tensors: Mapping[str, Tensor]) -> MemorySettings:
+    told = tensors.get("settings")
+    if told is None or told.dtype != torch.uint8:
+        raise PayloadError("memory settings: expected JSON, got nothing")
+    try:
+        values: dict[str, Any] = json.loads(bytes(told.tolist()))
+        version = values.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise PayloadError(f"memory format_version: expected {FORMAT_VERSION}, got {version}")
+        return MemorySettings(**values)
+    except (ConfigError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, PayloadError):
+            raise
+        raise PayloadError(f"memory settings: {error}") from None
