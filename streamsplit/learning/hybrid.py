@@ -175,7 +175,7 @@ def chance_spread(count: int, dim: int) -> float:
 
 @lru_cache(maxsize=16)
 def _table(dim: int) -> tuple[_Array, _Array, float]:
-    """Angles 0..pi from the pole, the probability of lying farther from it than each, and the density's total."""
+    """Angles 0..pi from a pole, the probability of lying nearer to it than each, and the density's total."""
     if dim < 2:
         raise ValueError(f"sphere: expected 2 dimensions or more, got {dim}")
     angle = np.linspace(0.0, math.pi, GRID)
@@ -183,16 +183,17 @@ def _table(dim: int) -> tuple[_Array, _Array, float]:
     middle = np.sin((angle[:-1] + angle[1:]) / 2) ** (dim - 2)
     pieces = (density[:-1] + 4 * middle + density[1:]) * (math.pi / (GRID - 1) / 6)  # Simpson's rule
     within = np.concatenate([[0.0], np.cumsum(pieces)])
-    return angle, 1.0 - within / within[-1], float(within[-1])
+    return angle, within / within[-1], float(within[-1])
 
 
 def _angles(probabilities: _Array, dim: int) -> _Array:
+    """The angle from the pole at coordinate 1 at which each quantile lies."""
     angle, probability, _ = _table(dim)
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError(f"quantile: expected probabilities in 0..1, got {probabilities}")
-    half = np.where(probabilities > 0.5, 1.0 - probabilities, probabilities)  # exactly symmetric
-    lower = np.interp(half, probability[::-1], angle[::-1])
-    found: _Array = np.where(probabilities > 0.5, math.pi - lower, lower)
+    rare = np.minimum(probabilities, 1.0 - probabilities)
+    nearer = np.where(rare > 0, np.interp(rare, probability, angle), 0.0)  # from the nearer of the two poles
+    found: _Array = np.where(probabilities > 0.5, nearer, math.pi - nearer)
     return found
 
 
