@@ -17,7 +17,7 @@ _LLOYD, _EM, _TRIALS, _SEEDING = 3, 5, 4, 2048
 
 @dataclass(slots=True, eq=False)
 class Components:
-    """N components as moments.
+    """N components as moments, whatever their kind: what fitting, moving and merging work on.
 
     Attributes:
         weights: [N], sum 1.

@@ -14,32 +14,25 @@ down the others, and a point counts less where it resembles the one before (see 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamsplit.errors import ConfigError, PayloadError
-from streamsplit.learning.fitting import (
-    PRIOR_POINTS,
-    Components,
-    fit,
-    merge_costs,
-    merge_pair,
-    moments,
-    reduce,
-)
+from streamsplit.errors import ConfigError
+from streamsplit.learning.fitting import PRIOR_POINTS, Components, fit, moments
 from streamsplit.learning.mixture import GaussianMixture, Mixture, VmfMixture, cdf, tempered_posterior
 from streamsplit.learning.reservoir import Reservoir
+from streamsplit.learning.revival import moved
 from streamsplit.learning.sphere import sphere_quantile
 
 _CHUNK = 64
 """Rows of one step of expectation-maximisation; more are taken in turn."""
+_RECENT = 256
+"""Windows over which neighbours are compared."""
 _MOST_CORRELATED = 0.95
-_NEIGHBOURS, _TRIED, _ROUNDS = 4, 4, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +62,7 @@ class MemorySettings:
     step: float = 0.01
     horizon_windows: int = 8192
     variance_floor: float = 0.02
-    posterior_temperature: float = 16.0
+    posterior_temperature: float = 32.0
     reservoir_windows: int = 512
     refit_every: int = 256
     dead_share: float = 0.1
@@ -106,8 +99,8 @@ class DistributionMemory(nn.Module):
         means: [K, D]; for "vmf" the mean vector, its length decides the concentration.
         variances: [K, D] around the mean; [K, 0] for "vmf".
         centre, radius: mean of the raw embeddings [D], and their mean distance from it.
-        previous: [D] the last embedding, as the mixture sees it.
-        correlation: how alike neighbouring windows are, mean cosine in 0..1.
+        previous: [D] the last embedding, centred.
+        correlation: how alike neighbouring windows are, mean cosine of the centred embeddings.
         count: windows heard.
         reservoir: the embeddings kept for refits.
     """
@@ -143,15 +136,18 @@ class DistributionMemory(nn.Module):
     @property
     def mixture(self) -> Mixture:
         """The mixture now, variances floored: of centred embeddings if the settings say so."""
-        if self.settings.kind == "vmf":
-            return VmfMixture(self.weights, self.means)
-        floor = self.settings.variance_floor * float(self.weights @ self.variances.mean(1))
-        return GaussianMixture(self.weights, self.means, self.variances.clamp(min=floor))
+        return self._mixture_of(self)
 
     @property
     def effective_components(self) -> float:
         """exp of the weights' entropy: 1..K."""
         return float(torch.exp(torch.special.entr(self.weights).sum()))
+
+    def state_bytes(self) -> int:
+        """Bytes of what is saved of the mixture (`memory_file.state`): 33,808 for 64 Gaussians in 128 dimensions."""
+        K, D = self.settings.components, self.settings.dim
+        matrices = 2 if self.settings.kind == "gaussian" else 1
+        return 2 * matrices * K * D + 4 * 2 * K + 2 * 2 * D + 4 * 2 + 8
 
     def seen(self, z: Tensor) -> Tensor:
         """Embeddings as the mixture sees them: [B, D] raw to [B, D], centred and renormalised if the settings say so."""
@@ -285,97 +281,6 @@ class DistributionMemory(nn.Module):
         self.radius.copy_((z - self.centre).norm(dim=1).mean())
         self._fit(self.seen(z))
 
-    @classmethod
-    @torch.no_grad()
-    def merged(
-        cls,
-        memories: Sequence[Self],
-        shares: Sequence[float] | None = None,
-        settings: MemorySettings | None = None,
-    ) -> Self:
-        """One memory of what several have heard; mean and second moment stay theirs, the cheapest pairs become one.
-
-        Args:
-            memories: at least one, of one kind, dimension and centring, and of one encoder version.
-            shares: how much each counts; by windows heard unless told.
-            settings: of the outcome; the first one's unless told.
-        """
-        first = memories[0].settings if memories else MemorySettings()
-        made = cls(settings or first)
-        heard = [float(memory.count) for memory in memories] if shares is None else list(shares)
-        alike = {(m.settings.kind, m.settings.dim, m.settings.centred) for m in (made, *memories)}
-        if len(memories) != len(heard) or len(alike) > 1 or not sum(heard) > 0 or min(heard) < 0:
-            raise ValueError(
-                "merged: expected memories of one kind, dimension and centring and a share >= 0 for each, got"
-                f" {len(memories)} memories of {len(alike)} sorts and shares {heard}"
-            )
-        part = torch.tensor(heard) / sum(heard)
-        made.centre.copy_(sum(p * memory.centre for p, memory in zip(part, memories, strict=True)))  # type: ignore[arg-type]
-        made.radius.copy_(sum(p * memory.radius for p, memory in zip(part, memories, strict=True)))  # type: ignore[arg-type]
-        made.correlation.copy_(sum(p * m.correlation for p, m in zip(part, memories, strict=True)))  # type: ignore[arg-type]
-        made.count.fill_(sum(int(memory.count) for memory in memories))
-        every = [memory._as_seen_from(made) for memory in memories]
-        many = Components(
-            torch.cat([p * these.weights for p, these in zip(part, every, strict=True)]),
-            torch.cat([these.points for these in every]),
-            torch.cat([these.means for these in every]),
-            torch.cat([these.variances for these in every]),
-        )
-        made._take(reduce(many, made.settings.components))
-        made.reservoir.take_shares([memory.reservoir for memory in memories], part.tolist())
-        return made
-
-    # What is saved and sent.
-
-    @torch.no_grad()
-    def state(self) -> dict[str, Tensor]:
-        """The mixture to save or send, half precision where that does; without the reservoir.
-
-        The working statistics are rounded to what is returned, so whoever goes on from a copy goes on to the same bits. Variances travel
-        as deviations: 1e-4 is at the edge of half precision, its root is not. Rounding is to the nearest and at most once a save, and
-        forgetting wears its error away, so nothing drifts.
-        """
-        for buffer in (self.means, self.centre, self.previous):
-            buffer.copy_(buffer.half())
-        deviations = self.variances.sqrt().half()
-        self.variances.copy_(deviations.float().square())
-        return {
-            "weights": self.weights.clone(),
-            "points": self.points.clone(),
-            "means": self.means.half(),
-            "deviations": deviations,
-            "centre": self.centre.half(),
-            "previous": self.previous.half(),
-            "scalars": torch.stack([self.radius, self.correlation]),
-            "count": self.count.clone(),
-        }
-
-    def state_bytes(self) -> int:
-        """Bytes of `state`: 33,820 for 64 Gaussians in 128 dimensions."""
-        K, D = self.settings.components, self.settings.dim
-        matrices = 2 if self.settings.kind == "gaussian" else 1
-        return 2 * matrices * K * D + 4 * 2 * K + 2 * 2 * D + 4 * 2 + 8
-
-    @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes what `state` returned; the reservoir stays as it is.
-
-        Raises:
-            PayloadError: tensors missing, of another shape or type, or not finite. Nothing is taken then.
-        """
-        for name, mine in DistributionMemory(self.settings).state().items():
-            theirs = state.get(name)
-            if theirs is None or theirs.shape != mine.shape or theirs.dtype != mine.dtype:
-                got = "nothing" if theirs is None else f"{theirs.dtype} {list(theirs.shape)}"
-                raise PayloadError(f"memory {name}: expected {mine.dtype} {list(mine.shape)}, got {got}")
-            if not bool(torch.isfinite(theirs).all()):
-                raise PayloadError(f"memory {name}: expected finite numbers, got others")
-        for name in ("weights", "points", "means", "centre", "previous", "count"):
-            getattr(self, name).copy_(state[name])
-        self.variances.copy_(state["deviations"].float().square())
-        self.radius.copy_(state["scalars"][0])
-        self.correlation.copy_(state["scalars"][1])
-
     def _follow(self, z: Tensor, after: int) -> Tensor:
         """Centre, radius and correlation: plain means at first, then over the horizon. Returns the embeddings as seen, [B, D]."""
         self.count.fill_(after)
@@ -384,11 +289,11 @@ class DistributionMemory(nn.Module):
         apart = z - centre
         length = torch.linalg.vector_norm(apart, dim=1, keepdim=True)
         self.radius.lerp_(length.mean(), pace)
-        seen = apart.div_(length.clamp_(min=1e-12)) if self.settings.centred else z
-        earlier = torch.cat([self.previous[None], seen[:-1]])
-        self.previous.copy_(seen[-1])
-        self.correlation.lerp_((seen * earlier).sum() / len(z), len(z) / min(after, 256))
-        return seen
+        apart = apart.div_(length.clamp_(min=1e-12))
+        earlier = torch.cat([self.previous[None], apart[:-1]])
+        self.previous.copy_(apart[-1])
+        self.correlation.lerp_((apart * earlier).sum() / len(z), len(z) / min(after, _RECENT))
+        return apart if self.settings.centred else z
 
     @property
     def _independence(self) -> float:
@@ -411,74 +316,36 @@ class DistributionMemory(nn.Module):
         self.means.addcmul_(pace, apart)
 
     def _refit(self) -> None:
-        """Moves up to four components to where the reservoir is explained worst, if that makes it likelier."""
+        """Moves components to where the reservoir is explained worst, if that makes it likelier."""
         seen = self.seen(self.reservoir.embeddings())
-        dead = self.weights < self.settings.dead_share / self.settings.components
-        trial = self._components()
-        free = torch.nonzero(dead).flatten().tolist()[:_TRIED]
-        if not free:
-            costs = merge_costs(trial.weights, trial.means, trial.variances)
-            one, free = divmod(int(costs.argmin()), len(costs))[0], [int(costs.argmin()) % len(costs)]
-            merge_pair(one, free[0], trial)
-        evidence = torch.logsumexp(self._mixture_of(trial).log_joint(seen), 1)
-        before = float(torch.logsumexp(self.mixture.log_joint(seen), 1).mean())
-        self._seed_worst(trial, free, seen, evidence)
-        for _ in range(_ROUNDS):
-            shares = torch.softmax(self._mixture_of(trial).log_joint(seen), 1)
-            self._reestimate(trial, free, *moments(shares[:, free], seen), len(seen))
-        after = float(torch.logsumexp(self._mixture_of(trial).log_joint(seen), 1).mean())
-        if after > before:
-            self._take(trial)
-
-    def _seed_worst(self, trial: Components, free: list[int], seen: Tensor, evidence: Tensor) -> None:
-        """Places free components on small neighbourhoods, the worse explained the likelier: a lone outlier founds nothing."""
-        generator = self._generator()
-        _, members = (seen @ seen.T).topk(min(_NEIGHBOURS, len(seen)), dim=1)
-        lack = (evidence.median() - evidence)[members].mean(1).clamp(min=1e-6)
-        chosen = torch.multinomial(lack, len(free), generator=generator)
-        pooled = trial.weights @ trial.variances
-        for place, centre in zip(free, chosen.tolist(), strict=True):
-            trial.means[place] = seen[members[centre]].mean(0)
-            trial.variances[place] = pooled
-            trial.points[place] = PRIOR_POINTS + members.shape[1]
-            trial.weights[place] = members.shape[1] / len(seen)
-        trial.weights /= trial.weights.sum()
-
-    @staticmethod
-    def _reestimate(
-        trial: Components, free: list[int], count: Tensor, means: Tensor, spread: Tensor, many: int
-    ) -> None:
-        """The moved components by the points they got, variances on their prior; one that got fewer than two is given up."""
-        pooled = trial.weights @ trial.variances
-        got = count[:, None]
-        trial.means[free] = torch.where(got > 0, means, trial.means[free])
-        trial.variances[free] = (got * spread + PRIOR_POINTS * pooled) / (got + PRIOR_POINTS)
-        trial.points[free] = count + PRIOR_POINTS
-        trial.weights[free] = torch.where(count >= 2, count / many, 0.0)
-        trial.weights /= trial.weights.sum()
+        dead = self.settings.dead_share / self.settings.components
+        better = moved(self.components(), seen, self._mixture_of, dead, self._generator())
+        if better is not None:
+            self.take(better)
 
     def _fit(self, seen: Tensor) -> None:
         settings = self.settings
-        self._take(
+        self.take(
             fit(seen, settings.components, 1 / settings.dim, settings.variance_floor, self._generator())
         )
 
-    # Its components as moments, whatever the kind.
+    # Its components as moments, whatever the kind: for merging.
 
-    def _components(self) -> Components:
+    def components(self) -> Components:
+        """A copy, [K]; a von Mises-Fisher component has the same variance in every direction."""
         variances = self.variances
         if self.settings.kind == "vmf":
             inside = (1 - self.means.square().sum(1, keepdim=True)) / self.settings.dim
             variances = inside.clamp(min=1e-6).expand_as(self.means)
         return Components(self.weights.clone(), self.points.clone(), self.means.clone(), variances.clone())
 
-    def _mixture_of(self, these: Components) -> Mixture:
+    def _mixture_of(self, these: Components | DistributionMemory) -> Mixture:
         if self.settings.kind == "vmf":
             return VmfMixture(these.weights, these.means)
         floor = self.settings.variance_floor * float(these.weights @ these.variances.mean(1))
         return GaussianMixture(these.weights, these.means, these.variances.clamp(min=floor))
 
-    def _take(self, these: Components) -> None:
+    def take(self, these: Components) -> None:
         """Makes these, K at most, the state."""
         used, most = len(these.weights), 1 / self.settings.step
         self.weights.zero_()[:used] = these.weights
@@ -486,17 +353,6 @@ class DistributionMemory(nn.Module):
         self.means.zero_()[:used] = these.means
         if self.settings.kind == "gaussian":
             self.variances.fill_(1 / self.settings.dim)[:used] = these.variances
-
-    def _as_seen_from(self, other: DistributionMemory) -> Components:
-        """Its components in the other's coordinates: moved and scaled from one centre to the other where they are centred."""
-        these = self._components()
-        if self.settings.centred:
-            scale = self.radius / other.radius
-            these.means = (self.centre - other.centre) / other.radius + scale * these.means
-            these.variances = scale.square() * these.variances
-        if self.settings.kind == "vmf":
-            these.means = these.means / these.means.norm(dim=1, keepdim=True).clamp(min=1.0)
-        return these
 
     def _forget(self) -> None:
         """One broad component and nothing heard: the first window explains itself."""

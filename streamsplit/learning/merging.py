@@ -1,0 +1,68 @@
+"""One memory out of several devices' memories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from streamsplit.learning.fitting import Components, reduce
+from streamsplit.learning.memory import DistributionMemory, MemorySettings
+
+
+@torch.no_grad()
+def merge(
+    memories: Sequence[DistributionMemory],
+    shares: Sequence[float] | None = None,
+    settings: MemorySettings | None = None,
+) -> DistributionMemory:
+    """One memory of what several have heard: their components together, the cheapest pairs merged until K are left.
+
+    The whole keeps its mean and second moment, whatever is merged. Memories of centred embeddings are moved to the common centre, which
+    is exact but for the renormalisation.
+
+    Args:
+        memories: at least one, of one kind, dimension and centring, and of one encoder version. Not changed.
+        shares: how much each counts, 0 or more; the windows it has heard unless told.
+        settings: of the outcome; the first one's unless told.
+    """
+    if not memories:
+        raise ValueError("merge: expected at least one memory, got none")
+    merged = DistributionMemory(settings or memories[0].settings)
+    counted = [float(memory.count) for memory in memories] if shares is None else list(shares)
+    sorts = {(some.settings.kind, some.settings.dim, some.settings.centred) for some in (merged, *memories)}
+    if len(sorts) > 1:
+        raise ValueError(f"merge: expected memories of one kind, dimension and centring, got {sorted(sorts)}")
+    if len(memories) != len(counted) or min(counted) < 0 or not sum(counted) > 0:
+        raise ValueError(f"merge: expected a share >= 0 for each of {len(memories)} memories, got {counted}")
+    part = torch.tensor(counted) / sum(counted)
+    for name in ("centre", "radius", "correlation"):
+        every = torch.stack([getattr(memory, name) for memory in memories])
+        getattr(merged, name).copy_(torch.tensordot(part, every, dims=1))
+    merged.count.fill_(sum(int(memory.count) for memory in memories))
+    merged.take(reduce(_together(memories, part, merged), merged.settings.components))
+    merged.reservoir.take_shares([memory.reservoir for memory in memories], part.tolist())
+    return merged
+
+
+def _together(memories: Sequence[DistributionMemory], part: Tensor, merged: DistributionMemory) -> Components:
+    every = [_as_seen_from(merged, memory) for memory in memories]
+    return Components(
+        torch.cat([share * these.weights for share, these in zip(part, every, strict=True)]),
+        torch.cat([these.points for these in every]),
+        torch.cat([these.means for these in every]),
+        torch.cat([these.variances for these in every]),
+    )
+
+
+def _as_seen_from(merged: DistributionMemory, memory: DistributionMemory) -> Components:
+    """A memory's components in the merged one's coordinates: z = centre + radius * w."""
+    these = memory.components()
+    if memory.settings.centred:
+        scale = memory.radius / merged.radius
+        these.means = (memory.centre - merged.centre) / merged.radius + scale * these.means
+        these.variances = scale.square() * these.variances
+    if memory.settings.kind == "vmf":  # a mean vector of unit vectors is no longer than 1
+        these.means = these.means / these.means.norm(dim=1, keepdim=True).clamp(min=1.0)
+    return these
