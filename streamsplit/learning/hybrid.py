@@ -117,6 +117,10 @@ def sliced_spread(embeddings: Tensor, directions: Tensor) -> Tensor:
     Along each direction the distance between N points and the continuous distribution is exact: the sorted points against the means
     of its N equal shares, plus the variance inside the shares.
 
+    In a narrow cone its gradient is much the same for all points, and a long step moves the cone instead of opening it: from random
+    weights, AdamW without warm-up first collapsed `compact`'s dense tail at 1e-3 and opened it at 1e-4 (1.6 to 0.04 in 100 steps);
+    from trained weights it opened at either.
+
     Args:
         embeddings: [N, D] unit norm.
         directions: [D, M] unit norm.

@@ -11,6 +11,7 @@ reached 0.39 to 0.58 for its own target.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,7 @@ from streamsplit.errors import ConfigError, StorageError
 Array = npt.NDArray[np.float64]
 
 FORMAT: Final = "streamsplit-disagreement"
-FORMAT_VERSION: Final = "1"
+FORMAT_VERSION: Final = 1
 MOST: Final = 2.0
 """1 - cosine is in 0..2."""
 
@@ -132,11 +133,10 @@ class DisagreementHead:
 
     def save(self) -> bytes:
         """All of it as a safetensors file: restored, it goes on to the bit."""
-        metadata = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            **{name: repr(value) for name, value in asdict(self.settings).items()},
-        }
+        # One entry: safetensors writes several in random order, and equal heads are to be equal files.
+        said = json.dumps(
+            {"format_version": FORMAT_VERSION, "settings": asdict(self.settings)}, sort_keys=True
+        )
         return to_bytes(
             {
                 "gram": self._gram,
@@ -145,7 +145,7 @@ class DisagreementHead:
                 "checked": self._checked,
                 "counts": np.array([self.learned, self._since_fit], dtype=np.int64),
             },
-            metadata,
+            {FORMAT: said},
         )
 
     @classmethod
@@ -158,19 +158,19 @@ class DisagreementHead:
         """
         try:
             with safe_open(path, framework="np") as file:
-                said = dict(file.metadata() or {})
+                metadata = dict(file.metadata() or {})
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise StorageError(f"{path}: not a readable head: {error}") from error
-        if (said.get("format"), said.get("format_version")) != (FORMAT, FORMAT_VERSION):
-            raise ConfigError(f"{path}: expected {FORMAT} {FORMAT_VERSION}, got {said.get('format')}")
+        if FORMAT not in metadata:
+            raise ConfigError(f"{path}: expected a disagreement head, got another safetensors file")
         try:
-            settings = HeadSettings(
-                int(said["horizon_windows"]),
-                float(said["ridge"]),
-                int(said["refit_every"]),
-                int(said["fewest"]),
-            )
+            said = json.loads(metadata[FORMAT])
+            if said["format_version"] != FORMAT_VERSION:
+                raise ConfigError(
+                    f"{path}: expected head format {FORMAT_VERSION}, got {said['format_version']}"
+                )
+            settings = HeadSettings(**said["settings"])
             head = cls(len(arrays["cross"]) - 1, settings)
             head.learned, head._since_fit = (int(count) for count in arrays["counts"])
             for name in ("gram", "cross", "weights", "checked"):
@@ -178,7 +178,7 @@ class DisagreementHead:
                 if stored.shape != own.shape or not np.isfinite(stored).all():
                     raise StorageError(f"{path}: {name}: expected finite {own.shape}, got {stored.shape}")
                 own[...] = stored
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise StorageError(f"{path}: damaged: {error}") from error
         return head
 
