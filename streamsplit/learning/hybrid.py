@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from streamsplit.errors import ConfigError
+from streamsplit.learning.sphere import sphere_quantile
 
-GRID = 20_001
-"""Angles at which the sphere's distribution is tabulated: quantiles are then right to 1e-6 from D = 2 to 1024."""
+STEPS = 80_000
+"""Of the numerical mean over probabilities in `chance_spread`."""
 
 _Array = npt.NDArray[np.float64]
 
@@ -142,20 +143,13 @@ def sliced_spread(embeddings: Tensor, directions: Tensor) -> Tensor:
     return dim * (projected - means[:, None]).square().mean() + within
 
 
-def sphere_quantiles(probabilities: npt.ArrayLike, dim: int) -> _Array:
-    """Quantiles of one coordinate of a uniform point on the unit sphere in `dim` dimensions: numbers in 0..1 to -1..1.
-
-    A Beta((dim - 1) / 2, (dim - 1) / 2) stretched to -1..1; here from a table, because a device has no special functions.
-    """
-    return np.cos(_angles(np.asarray(probabilities, dtype=np.float64), dim))
-
-
 @lru_cache(maxsize=64)
 def share_means(count: int, dim: int) -> _Array:
     """[count] ascending: the coordinate's mean within each of `count` shares of equal probability. Do not write to it."""
-    angles = _angles(np.arange(count + 1) / count, dim)
-    # The integral of x p(x) from x to 1 is sin(angle)^(D - 1) / (D - 1) over the density's total.
-    beyond = np.sin(angles) ** (dim - 1) / (dim - 1) / _table(dim)[2]
+    ends = sphere_quantile(torch.arange(count + 1, dtype=torch.float64) / count, dim).numpy()
+    # The integral of x p(x) from an end to 1, with p's normaliser from the Beta function.
+    total = math.sqrt(math.pi) * math.exp(math.lgamma((dim - 1) / 2) - math.lgamma(dim / 2))
+    beyond = np.clip(1.0 - ends**2, 0.0, None) ** ((dim - 1) / 2) / (dim - 1) / total
     means: _Array = count * (beyond[:-1] - beyond[1:])
     return means
 
@@ -163,42 +157,17 @@ def share_means(count: int, dim: int) -> _Array:
 @lru_cache(maxsize=64)
 def chance_spread(count: int, dim: int) -> float:
     """What `sliced_spread` is on average for `count` independent uniform points: the level below which a loss is only luck."""
-    middles = (np.arange(4 * GRID) + 0.5) / (4 * GRID)
+    middles = (np.arange(STEPS) + 0.5) / STEPS
     log_odds = [
         math.lgamma(count + 1) - math.lgamma(rank + 1) - math.lgamma(count - rank) for rank in range(count)
     ]
-    quantiles = sphere_quantiles(middles, dim)
+    quantiles = sphere_quantile(torch.from_numpy(middles), dim).numpy()
     together = 0.0
-    for rank, mean in enumerate(
-        share_means(count, dim)
-    ):  # the rank-th of the sorted points lies on average at `expected`
+    # The mean of the rank-th of `count` sorted points, by its density over probabilities: a Beta(rank + 1, count - rank).
+    for rank, mean in enumerate(share_means(count, dim)):
         density = np.exp(log_odds[rank] + rank * np.log(middles) + (count - 1 - rank) * np.log1p(-middles))
         together += float(mean) * float((quantiles * density).mean())
     return 2.0 - 2.0 * dim * together / count
-
-
-@lru_cache(maxsize=16)
-def _table(dim: int) -> tuple[_Array, _Array, float]:
-    """Angles 0..pi from a pole, the probability of lying nearer to it than each, and the density's total."""
-    if dim < 2:
-        raise ValueError(f"sphere: expected 2 dimensions or more, got {dim}")
-    angle = np.linspace(0.0, math.pi, GRID)
-    density = np.sin(angle) ** (dim - 2)
-    middle = np.sin((angle[:-1] + angle[1:]) / 2) ** (dim - 2)
-    pieces = (density[:-1] + 4 * middle + density[1:]) * (math.pi / (GRID - 1) / 6)  # Simpson's rule
-    within = np.concatenate([[0.0], np.cumsum(pieces)])
-    return angle, within / within[-1], float(within[-1])
-
-
-def _angles(probabilities: _Array, dim: int) -> _Array:
-    """The angle from the pole at coordinate 1 at which each quantile lies."""
-    angle, probability, _ = _table(dim)
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError(f"quantile: expected probabilities in 0..1, got {probabilities}")
-    rare = np.minimum(probabilities, 1.0 - probabilities)
-    nearer = np.where(rare > 0, np.interp(rare, probability, angle), 0.0)  # from the nearer of the two poles
-    found: _Array = np.where(probabilities > 0.5, nearer, math.pi - nearer)
-    return found
 
 
 # Smoothness in time.

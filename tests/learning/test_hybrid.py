@@ -6,6 +6,7 @@ import itertools
 import math
 
 import numpy as np
+import numpy.typing as npt
 import ot
 import pytest
 import torch
@@ -24,12 +25,12 @@ from streamsplit.learning.hybrid import (
     share_means,
     sliced_spread,
     smoothness,
-    sphere_quantiles,
     temporal_partners,
     temporal_ties,
 )
 
 HOP_S = 0.96
+Array = npt.NDArray[np.float64]
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -48,31 +49,24 @@ def in_a_row(n: int) -> tuple[Tensor, Tensor]:
     return torch.arange(n, dtype=torch.float64) * HOP_S, torch.zeros(n, dtype=torch.int64)
 
 
-# Quantiles and spread.
+# Spread.
 
 
-@pytest.mark.parametrize("dim", [2, 3, 16, 128, 1024])
-def test_quantiles_are_those_of_the_stretched_beta_distribution(dim: int) -> None:
-    p = np.linspace(0, 1, 1001)
-    expected = 2 * stats.beta.ppf(p, (dim - 1) / 2, (dim - 1) / 2) - 1
-    assert sphere_quantiles(p, dim)[1:-1] == pytest.approx(expected[1:-1], abs=1e-6)
-    assert sphere_quantiles([0.0, 0.5, 1.0], dim) == pytest.approx([-1, 0, 1], abs=1e-12)
-
-
-def test_a_coordinate_of_the_ordinary_sphere_is_uniform() -> None:
-    assert sphere_quantiles([0.1, 0.25, 0.8], 3) == pytest.approx([-0.8, -0.5, 0.6], abs=1e-6)
+def quantiles(probabilities: Array, dim: int) -> Array:
+    """Of one coordinate of a uniform point on the sphere, from SciPy."""
+    return np.asarray(2 * stats.beta.ppf(probabilities, (dim - 1) / 2, (dim - 1) / 2) - 1)
 
 
 @pytest.mark.parametrize(("count", "dim"), [(1, 8), (7, 3), (100, 128)])
 def test_share_means_are_the_means_of_quantiles_within_each_share(count: int, dim: int) -> None:
-    fine = sphere_quantiles((np.arange(count * 2000) + 0.5) / (count * 2000), dim)
+    fine = quantiles((np.arange(count * 2000) + 0.5) / (count * 2000), dim)
     assert share_means(count, dim) == pytest.approx(fine.reshape(count, 2000).mean(1), abs=2e-5)
 
 
 @pytest.mark.parametrize(("count", "dim"), [(1, 4), (13, 3), (100, 128)])
 def test_spread_is_pots_wasserstein_distance_to_a_fine_uniform_sample(count: int, dim: int) -> None:
     z, directions = unit(count, dim), random_directions(dim, 5, chance(3))
-    fine = sphere_quantiles((np.arange(50_000) + 0.5) / 50_000, dim)
+    fine = quantiles((np.arange(50_000) + 0.5) / 50_000, dim)
     expected = [ot.wasserstein_1d((z @ theta).double().numpy(), fine, p=2) for theta in directions.T]
     assert float(sliced_spread(z, directions)) == pytest.approx(dim * float(np.mean(expected)), rel=1e-3)
 
@@ -307,6 +301,4 @@ def test_wrong_shapes_and_times_are_refused() -> None:
     with pytest.raises(ValueError, match="ties and"):
         smoothness(unit(3), torch.zeros(2, 4, dtype=torch.int64), torch.zeros(3))
     with pytest.raises(ValueError, match="2 dimensions or more"):
-        sphere_quantiles([0.5], 1)
-    with pytest.raises(ValueError, match=r"probabilities in 0\.\.1"):
-        sphere_quantiles([1.5], 3)
+        sliced_spread(unit(4, 1), torch.ones(1, 1))
