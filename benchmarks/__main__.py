@@ -15,10 +15,12 @@ import psutil
 import torch
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from benchmarks import client, latency, server, uplink
 from streamsplit import __version__
 from streamsplit.errors import StreamSplitError
+from streamsplit.lab.processes import make_folder
 
 BENCHMARKS: dict[str, Callable[[Path, int, bool], dict[str, Any]]] = {
     "latency": latency.run,
@@ -59,13 +61,13 @@ def main(
         raise typer.Exit(2)
     for name in wanted:
         folder = out / name if len(wanted) > 1 else out
-        folder.mkdir(parents=True, exist_ok=True)
         console.print(f"[bold]{name}[/] ...")
         state, began_s = machine(), time.monotonic()
         try:
+            make_folder(folder)
             figures = BENCHMARKS[name](folder, seed, quick)
         except StreamSplitError as error:
-            console.print(f"[red]{name}:[/] {error}")
+            console.print(Text(f"{name}: {error}", style="red"))
             raise typer.Exit(1) from None
         summary = {"benchmark": name, "quick": quick, "seed": seed, "machine": state, **figures}
         summary["wall_s"] = round(time.monotonic() - began_s, 1)

@@ -7,6 +7,7 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from streamsplit import __version__
 from streamsplit.cli import experiment, keys, look, run, train
@@ -16,12 +17,17 @@ from streamsplit.errors import StreamSplitError
 __all__ = ["app", "experiment", "keys", "look", "main", "run", "train"]
 
 
+def _say(problem: str) -> None:
+    """One line, as it is: file names may look like markup."""
+    err.print(Text.assemble(("streamsplit: ", "bold red"), problem), soft_wrap=True)
+
+
 def main() -> None:
     """The entry point: every error we raise on purpose is one line and status 1."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
     except StreamSplitError as error:
-        err.print(f"[bold red]streamsplit:[/] {error}", soft_wrap=True, markup=True)
+        _say(str(error))
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -30,8 +36,9 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's own: a wrong option or argument
             raise
-        err.print(f"[bold red]streamsplit:[/] {error.format_message()}", soft_wrap=True, markup=True)
+        _say(error.format_message())
         raise SystemExit(2) from None
+    raise SystemExit(status if isinstance(status, int) else 0)
 
 
 @app.callback(invoke_without_command=True)

@@ -46,7 +46,7 @@ def replay(
     speed: Annotated[str, typer.Option(help="`real`, `max`, or a factor of real time")] = "max",
     seed: Annotated[int, typer.Option(help="of the made conditions, and of --shuffle")] = 0,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="play the recordings in a seeded order")] = False,
-    limit: Annotated[int | None, typer.Option(help="only the first so many recordings")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first so many recordings")] = None,
     conditions: Annotated[
         str, typer.Option(help="what deciders see: `made` from the seed (repeatable) or `live`")
     ] = "made",
@@ -111,7 +111,7 @@ def replay(
     with progress_bar("replaying") as update:
         summary = lab.replay(run, update)
     _print_summary(summary)
-    if summary["lost"] or summary["dropped"] or summary["rejected"]:
+    if any(summary[name] for name in ("lost", "dropped", "rejected", "duplicated")):
         raise typer.Exit(1)
 
 
@@ -134,7 +134,7 @@ def demo(
     out.print(
         f"picture: {out_dir / 'demo.png'}\njournal: {out_dir / 'client' / 'journal.jsonl'}", soft_wrap=True
     )
-    if summary["lost"] or summary["dropped"] or summary["rejected"]:
+    if any(summary[name] for name in ("lost", "dropped", "rejected", "duplicated")):
         raise typer.Exit(1)
 
 

@@ -18,6 +18,7 @@ from streamsplit.cli.common import (
     err,
     given,
 )
+from streamsplit.errors import StorageError
 
 
 @app.command()
@@ -84,9 +85,12 @@ def server(
             soft_wrap=True,
         )
         if port_file:
-            new = port_file.with_suffix(".new")
-            new.write_text(str(running.port))
-            new.replace(port_file)
+            try:
+                new = port_file.with_name(port_file.name + ".new")
+                new.write_text(str(running.port))
+                new.replace(port_file)
+            except OSError as error:
+                raise StorageError(f"{port_file}: cannot be written: {error.strerror}") from None
 
     server_app.run(settings, ready, stop_with_parent=stop_with_parent)
 

@@ -15,7 +15,7 @@ from streamsplit.cli.common import app, err, out, progress_bar
 from streamsplit.errors import ConfigError
 
 QUICK_STEPS, QUICK_WINDOWS = 60, 4096
-DEFAULT_STEPS = 600
+DEFAULT_STEPS = 800
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import grpc
 
 from streamsplit.config import LOOPBACK_HOSTS, ClientSettings, ClientTls, split_address
 from streamsplit.errors import ConfigError, LinkError, RefusedError, StreamSplitError
+
+TOKEN_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,256}")
 
 Channel = Any  # grpc.aio.Channel: grpc has no types
 
@@ -50,6 +53,10 @@ def metadata(settings: ClientSettings) -> tuple[tuple[str, str], ...]:
     if settings.token_file is None:
         return ()
     token = _read(settings.token_file, "token_file").decode("ascii", "replace").strip()
+    if not TOKEN_PATTERN.fullmatch(token):
+        raise ConfigError(
+            f"token_file = {str(settings.token_file)!r}: expected one line of letters, digits, '-' and '_'"
+        )
     return (("authorization", f"Bearer {token}"),)
 
 
@@ -74,10 +81,19 @@ def _credentials(settings: ClientSettings) -> grpc.ChannelCredentials | None:
     if (tls.certificate is None) != (tls.key is None):
         raise ConfigError("tls: certificate and key go together; got only one of them")
     return grpc.ssl_channel_credentials(
-        _read(tls.ca, "tls.ca") if tls.ca else None,
-        _read(tls.key, "tls.key") if tls.key else None,
-        _read(tls.certificate, "tls.certificate") if tls.certificate else None,
+        _pem(tls.ca, "tls.ca", b"CERTIFICATE") if tls.ca else None,
+        _pem(tls.key, "tls.key", b"PRIVATE KEY") if tls.key else None,
+        _pem(tls.certificate, "tls.certificate", b"CERTIFICATE") if tls.certificate else None,
     )
+
+
+def _pem(path: Path, key: str, kind: bytes) -> bytes:
+    content = _read(path, key)
+    if not re.search(rb"-----BEGIN [A-Z ]*" + kind + rb"-----", content):
+        raise ConfigError(
+            f"{key} = {str(path)!r}: expected PEM with a {kind.decode().lower()}, got something else"
+        )
+    return content
 
 
 def _read(path: Path, key: str) -> bytes:

@@ -72,6 +72,7 @@ class Counters:
         acknowledged, duplicates, rejected, dropped: windows.
         gaps, skips: recorded.
         skipped_samples: ends of recordings too short for a window.
+        unjournaled: lines the disk had no room for.
     """
 
     windows: int = 0
@@ -83,6 +84,7 @@ class Counters:
     gaps: int = 0
     skips: int = 0
     skipped_samples: int = 0
+    unjournaled: int = 0
 
 
 class Daemon:
@@ -131,10 +133,12 @@ class Daemon:
             LinkError, RefusedError: with `lossless`, when the server does not come (back).
         """
         self._uplink_bytes = lambda: uplink.uplink_bytes
-        self._spool.open_stream(self._settings.stream, int(time.time() * 1000), self._source.sample_rate_hz)
-        self._journal.write(self._stream_record())
         resume_at = (self._spool.cursor(self._settings.stream) or Cursor(0, 0)).next_sequence
         async with self._source, uplink:
+            self._spool.open_stream(
+                self._settings.stream, int(time.time() * 1000), self._source.sample_rate_hz
+            )
+            self._note(self._stream_record())
             if self._settings.lossless and not self._settings.alone:
                 await uplink.welcomed()
             try:
@@ -152,9 +156,8 @@ class Daemon:
                     }
                     step = await asyncio.to_thread(self._edge.process, window, self._choice)
                     await self._offer(replace(step, decision=decision), uplink)
-            except (
-                asyncio.CancelledError
-            ):  # someone stopped a live stream: what it has heard may still be sent
+            except asyncio.CancelledError:
+                # Someone stopped a live stream: what it has heard may still be sent.
                 if not self._settings.lossless:
                     await self._flush(uplink)
                 raise
@@ -166,7 +169,7 @@ class Daemon:
         async for item in self._source.items():
             if isinstance(item, Skip):
                 self.counters.skips += 1
-                self._journal.write({"kind": "skip", "source": item.source, "reason": item.reason})
+                self._note({"kind": "skip", "source": item.source, "reason": item.reason})
                 continue
             placed = (
                 [assembler.push_gap(item)] if isinstance(item, Gap) else assembler.push(item, self._clock())
@@ -198,11 +201,9 @@ class Daemon:
         for stream, sequence in dropped:
             self.counters.dropped += 1
             self._offered.pop((stream, sequence), None)
-            self._journal.write(
-                {"kind": "window", "stream": stream, "sequence": sequence, "state": "dropped"}
-            )
+            self._note({"kind": "window", "stream": stream, "sequence": sequence, "state": "dropped"})
         if self._settings.alone:
-            self._journal.write(self._record(step, "local", None, now_s, now_s))
+            self._note(self._record(step, "local", None, now_s, now_s))
             return
         uplink.wake()
         if self._settings.lossless:
@@ -215,7 +216,7 @@ class Daemon:
         logger.log(
             logging.DEBUG if self.counters.dropped > 1 else logging.ERROR, "windows are lost: %s", error
         )
-        self._journal.write(
+        self._note(
             {
                 "kind": "window",
                 "stream": step.stream,
@@ -262,11 +263,21 @@ class Daemon:
             self.counters.duplicates += ack.duplicate
             if ack.uncertainty is not None:
                 self.uncertainty = ack.uncertainty
-        self._journal.write(self._record(answer.step, answer.state, answer, answer.sent_s, answer.answered_s))
+        self._note(self._record(answer.step, answer.state, answer, answer.sent_s, answer.answered_s))
         self._offered.pop(answer.step.key, None)
         self._progress.set()
 
     # Journal lines.
+
+    def _note(self, record: dict[str, Any]) -> None:
+        """Writes a line; a full disk costs the line, not the stream."""
+        try:
+            self._journal.write(record)
+        except StorageError as error:
+            self.counters.unjournaled += 1
+            logger.log(
+                logging.DEBUG if self.counters.unjournaled > 1 else logging.ERROR, "lines are lost: %s", error
+            )
 
     def _record(
         self, step: Step, state: str, answer: Answer | None, sent_s: float, ended_s: float
@@ -336,7 +347,7 @@ class Daemon:
     def _record_gap(self, gap: Gap) -> None:
         self.counters.gaps += 1
         logger.warning("%d samples were not heard: %s", gap.samples, gap.reason)
-        self._journal.write(
+        self._note(
             {
                 "kind": "gap",
                 "stream": self._settings.stream,

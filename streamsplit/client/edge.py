@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -114,6 +114,7 @@ class Edge:
             version=self.version.id,
             payload=payload,
             features=features,
+            front_end=self.version.front_end.fingerprint,
             mark=window.mark,
             level_dbfs=window.level_dbfs,
             captured_s=window.captured_s,
@@ -129,28 +130,8 @@ class Edge:
 
 def as_features(step: Step, version: str) -> Step | None:
     """The same window to be embedded by another version with an equal front end; None if its features were not kept."""
-    if step.split == 0 and step.codec is Codec.INT8:
-        payload = step.payload
-    elif step.split == AUDIO_SPLIT:
-        return _changed(step, step.split, step.codec, step.payload, version)
-    else:
-        payload = step.features
-    return _changed(step, 0, Codec.INT8, payload, version) if payload else None
-
-
-def _changed(step: Step, split: int, codec: Codec, payload: bytes, version: str) -> Step:
-    return Step(
-        step.stream,
-        step.sequence,
-        step.start_sample,
-        split,
-        codec,
-        version,
-        payload,
-        b"",
-        step.mark,
-        step.level_dbfs,
-        step.captured_s,
-        step.device_ms,
-        step.decision,
-    )
+    if step.split == AUDIO_SPLIT or (step.split == 0 and step.codec is Codec.INT8):
+        return replace(step, version=version)
+    if not step.features:
+        return None
+    return replace(step, split=0, codec=Codec.INT8, version=version, payload=step.features, features=b"")

@@ -63,7 +63,8 @@ def row_of(step: Step, opening: int) -> tuple[tuple[object, ...], int]:
         step: to be kept.
         opening: number of this opening of the spool, by which its clock reading is recognised.
     """
-    details = json.dumps({"device_ms": step.device_ms, "decision": step.decision}, separators=(",", ":"))
+    told = {"device_ms": step.device_ms, "decision": step.decision, "front_end": step.front_end}
+    details = json.dumps(told, separators=(",", ":"))
     size = len(step.payload) + len(step.features) + len(details) + ROW_OVERHEAD_BYTES
     source, label = (step.mark.source, step.mark.label) if step.mark is not None else (None, None)
     return (
@@ -114,6 +115,7 @@ def step_of(row: tuple[Any, ...], opening: int) -> Step:
         version=version,
         payload=payload,
         features=features,
+        front_end=more["front_end"],
         mark=None if source is None else Mark(source, label),
         level_dbfs=level,
         captured_s=captured if made_in == opening else 0.0,

@@ -17,6 +17,7 @@ class Step:
         split: -1 audio, 0 features, k activation after block k, L embedding.
         codec: of `payload`.
         version: encoder version that made the payload.
+        front_end: fingerprint of the front end that made the features: only versions with an equal one can take them.
         payload: bytes to send.
         features: the window's log-mel as uint8 bytes (the int8 codec at split 0), kept until acknowledged so that a window whose
             version is gone can be sent again; empty where the payload is the features or audio already.
@@ -33,6 +34,7 @@ class Step:
     version: str
     payload: bytes
     features: bytes = b""
+    front_end: str = ""
     mark: Mark | None = None
     level_dbfs: float = -120.0
     captured_s: float = 0.0

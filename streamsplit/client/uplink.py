@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 BACKOFF_S = (0.25, 30.0)
 REFUSED_RETRY_S = 60.0
 WATCH_S = 0.5
+_NOWHERE = 1 << 62
 
 
 class LinkState(Enum):
@@ -108,6 +109,9 @@ class Uplink:
         self._progress_s = 0.0
         self._busy_until_s = 0.0
         self._sent_row = 0
+        self._rewind_to = _NOWHERE
+        self._unwanted: set[int] = set()
+        self._answers = 0
         self.estimator = LinkEstimator()
         self.meter = SocketMeter(split_address(settings.server)[1]) if settings.server else None
         self.state = LinkState.DOWN
@@ -188,7 +192,7 @@ class Uplink:
     async def _keep_up(self) -> None:
         failures = 0
         while True:
-            welcomed = self.connections
+            answers = self._answers
             try:
                 await self._connect()
                 failures, delay_s = 0, 0.1
@@ -196,7 +200,7 @@ class Uplink:
                 self._down(LinkState.REFUSED, error)
                 delay_s = REFUSED_RETRY_S
             except (LinkError, RemoteProtocolError, StorageError) as error:
-                failures = 0 if self.connections > welcomed else failures + 1
+                failures = 0 if self._answers > answers else failures + 1
                 self._down(LinkState.DOWN, error)
                 first, most = BACKOFF_S
                 delay_s = self._random.uniform(0.2, 1.0) * min(most, first * 2 ** min(failures, 10))
@@ -215,7 +219,8 @@ class Uplink:
         server = self._settings.server or ""
         channel = open_channel(self._settings)
         self._in_flight.clear()
-        self._sent_row = 0
+        self._unwanted.clear()
+        self._sent_row, self._rewind_to = 0, _NOWHERE
         self.estimator.reset()
         try:
             call = pb_grpc.StreamSplitStub(channel).Connect(metadata=metadata(self._settings))
@@ -307,14 +312,18 @@ class Uplink:
         room = connection.welcome.max_in_flight - len(self._in_flight)
         if room <= 0 or self._clock() < self._busy_until_s:
             return 0
+        self._sent_row, self._rewind_to = min(self._sent_row, self._rewind_to), _NOWHERE
         sent = 0
-        for row, step in self._spool.pending(self._sent_row, room + len(self._in_flight)):
+        for row, step in self._spool.pending(
+            self._sent_row, room + len(self._in_flight) + len(self._unwanted)
+        ):
             self._sent_row = row
-            if step.key in self._in_flight:
+            if step.key in self._in_flight or row in self._unwanted:
                 continue
             await self._send_step(connection, row, step)
             sent += 1
-            if sent >= room or self.state is not LinkState.UP:
+            # An answer that came meanwhile may want an earlier window sent again: begin anew from there.
+            if sent >= room or self.state is not LinkState.UP or self._rewind_to != _NOWHERE:
                 break
         return sent
 
@@ -375,6 +384,7 @@ class Uplink:
         if flight is None:
             return
         now_s = self._clock()
+        self._answers += 1
         self.estimator.acknowledged(flight.step.key, now_s, (ack.queue_us + ack.tail_us + ack.store_us) / 1e3)
         self._answered(Answer(flight.step, "acknowledged", ack, "", flight.sent_s, now_s))
         self._spool.acknowledge([flight.step.key])
@@ -384,7 +394,7 @@ class Uplink:
         flight = self._take(connection, busy.stream, busy.sequence)
         if flight:
             self.estimator.lost(flight.step.key)
-            self._sent_row = min(self._sent_row, flight.row - 1)
+            self._rewind_to = min(self._rewind_to, flight.row - 1)
 
     def _version_gone(self, connection: Connection, gone: messages.VersionGone) -> None:
         """Sends the window again from its features, to a served version whose front end makes equal ones."""
@@ -392,18 +402,27 @@ class Uplink:
         if flight is None:
             return
         self.estimator.lost(flight.step.key)
-        self.serves_ours = False
-        ours = self._version.front_end.fingerprint
-        usable = [served.version for served in gone.served if served.front_end == ours]
+        ours = flight.step.version == self._version.id
+        self.serves_ours = self.serves_ours and not ours
+        usable = [served.version for served in gone.served if served.front_end == flight.step.front_end]
         again = as_features(flight.step, usable[0]) if usable else None
+        if again is None and not ours:
+            # An old window that nobody here can finish: it waits in the spool, and must not hold up those behind it.
+            logger.warning(
+                "window %d of %s waits for a server of %s",
+                flight.step.sequence,
+                flight.step.stream,
+                flight.step.version,
+            )
+            self._unwanted.add(flight.row)
+            return
         if again is None:
-            # It stays in the spool: the next connection, perhaps to a server that serves its version, tries again.
             raise RefusedError(
                 f"server {self._settings.server} does not serve {flight.step.version} and serves no version that takes its features "
                 f"(it serves {', '.join(served.version for served in gone.served) or 'nothing'})"
             )
         self._spool.replace(flight.step.key, again)
-        self._sent_row = min(self._sent_row, flight.row - 1)
+        self._rewind_to = min(self._rewind_to, flight.row - 1)
 
     def _rejected(self, connection: Connection, rejected: messages.Rejected) -> None:
         flight = self._take(connection, rejected.stream, rejected.sequence)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -23,8 +24,9 @@ from streamsplit.audio.synth import Soundscape, SoundscapeSettings
 from streamsplit.client.app import until_signalled
 from streamsplit.errors import StreamSplitError
 from streamsplit.lab.links import LinkProxy, LinkSettings
-from streamsplit.lab.plots import timeline_png
-from streamsplit.lab.processes import server_process
+from streamsplit.lab.plots import require_matplotlib, timeline_png
+from streamsplit.lab.processes import make_folder, server_process
+from streamsplit.lab.replay import STATE_FILE
 from streamsplit.lab.summary import write_summary
 from streamsplit.lab.traces import Trace
 from streamsplit.lab.view import LiveView
@@ -64,7 +66,12 @@ def demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
 
 
 async def _demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
-    settings.out.mkdir(parents=True, exist_ok=True)
+    require_matplotlib()  # before the show, not after it
+    make_folder(settings.out)
+    if (
+        settings.out / "client" / STATE_FILE
+    ).exists():  # a demo always begins anew, also after one that was stopped
+        shutil.rmtree(settings.out / "client")
     soundscape = Soundscape(
         SoundscapeSettings(seconds=settings.seconds, seed=settings.seed, events_per_minute=16.0)
     )
@@ -72,7 +79,7 @@ async def _demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         soundscape.write, settings.out / "soundscape.wav", settings.out / "soundscape.csv"
     )
     server_folder = settings.out / "server"
-    server_folder.mkdir(exist_ok=True)
+    make_folder(server_folder)
     store_path = server_folder / "embeddings.db"
     for stale in server_folder.glob("embeddings.db*"):
         stale.unlink()

@@ -91,6 +91,11 @@ def timeline_png(
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def require_matplotlib() -> None:
+    """Raises ConfigError now if a picture could not be drawn later."""
+    _figure_class()
+
+
 def _figure_class() -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -12,9 +12,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamsplit.errors import StreamSplitError
+from streamsplit.errors import StorageError, StreamSplitError
 
 logger = logging.getLogger(__name__)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it.
+
+    Raises:
+        StorageError: it cannot be made, or is a file.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be made: {error.strerror}") from None
+
 
 START_S = 60.0
 STOP_S = 15.0

@@ -8,7 +8,6 @@ finished one is replaced.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import logging
@@ -27,10 +26,11 @@ from streamsplit.client.daemon import DaemonSettings
 from streamsplit.client.journal import Journal, read
 from streamsplit.client.observer import ReplayObserver
 from streamsplit.client.recording import RecordingSource
+from streamsplit.client.spool import Spool
 from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version, resolve
-from streamsplit.errors import ConfigError, StorageError, StreamSplitError
-from streamsplit.lab.processes import server_process
+from streamsplit.errors import ConfigError, RecordingError, StorageError, StreamSplitError
+from streamsplit.lab.processes import make_folder, server_process
 from streamsplit.lab.summary import Run, summarise, write_summary
 from streamsplit.policy.conditions import MadeConditions
 from streamsplit.server.store import EmbeddingStore
@@ -133,6 +133,8 @@ async def _replay(settings: ReplaySettings, progress: Progress) -> dict[str, Any
             finally:
                 watcher.cancel()
             counters, uplink = running.daemon.counters, running.uplink
+    if not counters.windows:
+        raise RecordingError(f"{settings.source}: none of {len(recordings)} recordings gave anything to hear")
     usage_after = psutil.Process().cpu_times()
     cpu_s = (usage_after.user + usage_after.system) - (usage_before.user + usage_before.system)
     journal = settings.out / "journal.jsonl"
@@ -142,15 +144,16 @@ async def _replay(settings: ReplaySettings, progress: Progress) -> dict[str, Any
         stored=_stored(settings, state) if settings.embedded else None,
         sample_rate_hz=version.front_end.sample_rate_hz,
         window_samples=version.front_end.window_samples,
-        uplink_bytes=uplink.uplink_bytes,
-        downlink_bytes=uplink.downlink_bytes,
+        # Of a run that was interrupted only the last attempt was counted: better nothing than a part.
+        uplink_bytes=uplink.uplink_bytes if state.attempts == 1 else None,
+        downlink_bytes=uplink.downlink_bytes if state.attempts == 1 else None,
         bytes_measured_on=uplink.bytes_measured_on,
         encoder=version.encoder.name,
         version=version.id,
         codec=client.codec,
         decider=client.decider,
         wall_s=time.monotonic() - began_s,
-        client_cpu_s=cpu_s,
+        client_cpu_s=cpu_s if state.attempts == 1 else None,
         client_rss_bytes=psutil.Process().memory_info().rss,
         skipped=counters.skips,
         gaps=counters.gaps,
@@ -170,12 +173,13 @@ def _begin(settings: ReplaySettings, recordings: Sequence[Recording], version: V
     """Goes on with the run in the folder, or begins a new one in it."""
     described = _described(settings, recordings, version)
     fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{settings.out}: cannot be made: {error.strerror}") from None
+    make_folder(settings.out)
     earlier = _read_state(settings.out)
-    if earlier and not earlier.finished:
+    if earlier is None and (strange := _own_files(settings.out)):
+        raise ConfigError(
+            f"{settings.out} holds {strange[0].name}, which no replay left there; give another --out"
+        )
+    if earlier and not earlier.finished and _begun(settings.out):
         if earlier.fingerprint != fingerprint:
             changed = [key for key in described if described[key] != earlier.settings.get(key)]
             raise ConfigError(
@@ -224,17 +228,21 @@ def _described(settings: ReplaySettings, recordings: Sequence[Recording], versio
 
 def _clear(out: Path) -> None:
     """Removes an earlier run's own files, and nothing else."""
-    for pattern in (
-        "spool.db*",
-        "journal.jsonl*",
-        f"{STORE_FILE}*",
-        "summary.json",
-        "server.log",
-        "server.port",
-    ):
-        for path in out.glob(pattern):
-            with contextlib.suppress(IsADirectoryError):
-                path.unlink()
+    for path in _own_files(out):
+        path.unlink()
+
+
+def _own_files(out: Path) -> list[Path]:
+    patterns = ("spool.db*", "journal.jsonl*", f"{STORE_FILE}*", "summary.json", "server.log", "server.port")
+    return [path for pattern in patterns for path in sorted(out.glob(pattern)) if path.is_file()]
+
+
+def _begun(out: Path) -> bool:
+    """Whether an unfinished run has come as far as a window."""
+    if not (out / "spool.db").exists():
+        return False
+    with Spool(out / "spool.db", 1 << 40) as spool:
+        return any(spool.cursor(stream) for stream in spool.streams())
 
 
 def _read_state(out: Path) -> _State | None:

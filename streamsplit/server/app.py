@@ -16,7 +16,7 @@ import torch
 from streamsplit.config import ServerSettings, split_address
 from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import ConfigError, StorageError, StreamSplitError
-from streamsplit.server.security import ServerSecurity, check_listen, identifier
+from streamsplit.server.security import ServerSecurity, StrangersOut, check_listen, identifier
 from streamsplit.server.service import StreamSplitService
 from streamsplit.server.store import EmbeddingStore
 from streamsplit.server.tail import Tail
@@ -91,6 +91,7 @@ async def running(
     tail = Tail(served, lambda: _open_store(settings), service.deliver, crashed, settings.max_batch)
     service.tail = tail
     server = grpc.aio.server(
+        interceptors=[StrangersOut(security, (f"/{SERVICE}/Connect", "/grpc.health.v1.Health/Check"))],
         options=(*CHANNEL_OPTIONS, ("grpc.max_receive_message_length", settings.max_message_kb * 1024)),
         maximum_concurrent_rpcs=settings.max_devices * settings.max_streams_per_device + 16,
     )

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -162,6 +163,39 @@ def identifier(security: ServerSecurity) -> Callable[[grpc.aio.ServicerContext],
     return of_call
 
 
+class StrangersOut(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Where devices carry tokens, nothing but a health check answers a call without a good one.
+
+    `Connect` asks for itself. A health watch or reflection stream would otherwise let anybody hold the server's calls.
+    """
+
+    def __init__(self, security: ServerSecurity, free: Collection[str]) -> None:
+        self._security = security
+        self._free = frozenset(free)
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        """gRPC calls it for every call before its handler."""
+        if details.method in self._free or self._known(details.invocation_metadata or ()):
+            return await continuation(details)
+
+        async def refuse(request: object, context: grpc.aio.ServicerContext) -> None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "identity: expected a device token")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+    def _known(self, metadata: Metadata) -> bool:
+        devices = self._security.devices
+        if (
+            devices is None or self._security.client_ca is not None
+        ):  # TLS itself has asked already, or nobody is asked
+            return True
+        try:
+            token = _token(metadata)
+        except RefusedError:
+            return False
+        return token is not None and devices.owner(token) is not None
+
+
 class TokenBucket:
     """A rate limit: `rate` a second on average, `burst` at once.
 
@@ -187,6 +221,12 @@ class TokenBucket:
             return False
         self._left -= amount
         return True
+
+    @property
+    def full(self) -> bool:
+        """Nothing was taken for so long that it has refilled."""
+        self._refill()
+        return self._left >= self._burst
 
     def wait_s(self, amount: float = 1.0) -> float:
         """Seconds until `take(amount)` can succeed; infinite above the burst."""

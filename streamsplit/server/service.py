@@ -201,6 +201,7 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
             if others[device] >= settings.max_streams_per_device:
                 return f"device {device!r}: it has {others[device]} connections, the limit is {settings.max_streams_per_device}"
             self._connections[connection] = device
+            self._forget_full_buckets()
             if device not in self._buckets:
                 rate = settings.max_windows_per_second
                 self._buckets[device] = TokenBucket(rate, max(1.0, 2 * rate))
@@ -216,6 +217,15 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
         self._connections[connection] = ""
         return connection
 
+    def _forget_full_buckets(self) -> None:
+        """A bucket outlives its device's connection, or reconnecting would refill it; once full it says nothing any more."""
+        if len(self._buckets) > 4 * self._settings.max_devices:
+            present = set(self._connections.values())
+            for device in [
+                name for name, bucket in self._buckets.items() if name not in present and bucket.full
+            ]:
+                del self._buckets[device]
+
     def _submit(self, command: Process, connection: Connection) -> None:
         if self.tail is not None:
             self.tail.submit(command.job, connection)
@@ -225,8 +235,6 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
         connection.session.state = State.CLOSED
         if device:
             logger.info("device %s disconnected", device)
-            if device not in self._connections.values():
-                del self._buckets[device]
         if self._draining and not self._connections:
             self.stopped.set()
 

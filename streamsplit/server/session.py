@@ -33,6 +33,8 @@ from streamsplit.wire.codec import Codec
 
 MAX_STREAMS_PER_CONNECTION = 4096
 MAX_TEXT = 1024
+MAX_SAMPLE = 1 << 62
+"""What the store can hold; at 768 kHz 190,000 years."""
 BUSY_RETRY_MS = 1000
 STORAGE_RETRY_MS = 5000
 
@@ -273,6 +275,8 @@ class Session:
             return self._close(
                 Code.BAD_MESSAGE, f"stream {message.stream[:80]!r}: expected 1 to 64 of [A-Za-z0-9._-]"
             )
+        if abs(message.started_unix_ms) > MAX_SAMPLE:
+            return self._close(Code.BAD_MESSAGE, f"start of stream: got {message.started_unix_ms} ms")
         if not 1000 <= message.sample_rate_hz <= 768_000:
             return self._close(
                 Code.BAD_MESSAGE, f"sample rate: expected 1000..768000 Hz, got {message.sample_rate_hz}"
@@ -297,6 +301,10 @@ class Session:
             )
         if self.state is State.DRAINING or self.in_flight >= self.limits.max_in_flight or not self.take():
             return [Reply(messages.Busy(BUSY_RETRY_MS, window.stream, window.sequence))]
+        if window.start_sample > MAX_SAMPLE:
+            return self._reject(
+                window, f"start sample: expected at most {MAX_SAMPLE}, got {window.start_sample}"
+            )
         version = self._version_of(window)
         if version is None:
             return self._reject(window, f"version index {window.version} was not in Hello")

@@ -205,13 +205,8 @@ class Tail:
             ]
             try:
                 store = store or self._open_store()
-                fresh = store.insert([_row(computed, index) for index in good]) if good else []
+                outcomes += self._insert(store, computed, good)
                 failing = False
-                ended_s = self._clock()
-                outcomes += [
-                    (computed.tickets[index].owner, _done(computed, index, new, ended_s))
-                    for index, new in zip(good, fresh, strict=True)
-                ]
             except StorageError as error:
                 logger.log(
                     logging.DEBUG if failing else logging.ERROR,
@@ -229,6 +224,25 @@ class Tail:
             self._tell(outcomes)
         if store:
             store.close()
+
+    def _insert(
+        self, store: EmbeddingStore, computed: _Computed, good: Sequence[int]
+    ) -> list[tuple[object, Outcome]]:
+        """One commit for the batch; if a row cannot be stored as it is, row by row, so that it costs only itself."""
+        if not good:
+            return []
+        try:
+            fresh = store.insert([_row(computed, index) for index in good])
+        except (ValueError, OverflowError) as error:
+            if len(good) > 1:
+                return [outcome for index in good for outcome in self._insert(store, computed, [index])]
+            ticket = computed.tickets[good[0]]
+            return [(ticket.owner, Failed(ticket.job, f"it cannot be stored: {error}", again=False))]
+        ended_s = self._clock()
+        return [
+            (computed.tickets[index].owner, _done(computed, index, new, ended_s))
+            for index, new in zip(good, fresh, strict=True)
+        ]
 
     def _tell(self, outcomes: Sequence[tuple[object, Outcome]]) -> None:
         with self._waiting_lock:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,50 @@ async def test_a_busy_server_gets_its_windows_later(
     ):
         await made.run()
     assert sorted(row.sequence for row in rows(tmp_path)) == list(range(14))
+
+
+async def test_a_backlog_sent_in_one_burst_to_a_busy_server_arrives_whole(
+    serve: Serve, compact: Version, sound: Samples, tmp_path: Path
+) -> None:
+    async with client(tmp_path / "c", compact, Played(blocks(sound, 40)), None) as made:
+        await made.run()
+    async with serve(max_windows_per_second=15) as server:
+        address = f"127.0.0.1:{server.port}"
+        async with client(tmp_path / "c", compact, Played(blocks(sound, 1)), address, stream="later") as made:
+            await made.run()
+            assert made.spool.windows == 0
+    assert len(rows(tmp_path)) == 41
+
+
+async def test_a_journal_without_room_costs_lines_and_not_windows(
+    serve: Serve, compact: Version, sound: Samples, tmp_path: Path
+) -> None:
+    async with serve() as server:
+        address = f"127.0.0.1:{server.port}"
+        async with client(tmp_path / "c", compact, Played(blocks(sound, 10)), address) as made:
+            os.close(made.journal._descriptor)
+            made.journal._descriptor = os.open("/dev/full", os.O_WRONLY)
+            counters = await made.run()
+            assert made.spool.windows == 0
+    assert counters.unjournaled > 10
+    assert len(rows(tmp_path)) == 10
+
+
+async def test_windows_of_another_front_end_wait_and_hold_nobody_up(
+    serve: Serve, compact: Version, sound: Samples, tmp_path: Path
+) -> None:
+    async with client(tmp_path / "c", compact, Played(blocks(sound, 3)), None) as made:
+        await made.run()
+        for _, step in made.spool.pending():
+            made.spool.replace(step.key, replace(step, version="clap-000000000000", front_end="another"))
+    async with serve() as server:
+        address = f"127.0.0.1:{server.port}"
+        source = Played(blocks(sound, 6), pause_s=0.05)
+        async with client(tmp_path / "c", compact, source, address, stream="new", lossless=False) as made:
+            await made.run()
+            assert made.spool.windows == 3
+            assert made.uplink.serves_ours
+    assert {row.stream for row in rows(tmp_path)} == {"new"}
 
 
 async def test_a_server_that_is_not_there_ends_a_replay_with_its_address(

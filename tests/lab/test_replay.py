@@ -188,6 +188,8 @@ def test_bad_recordings_are_skipped_and_recorded_and_the_rest_is_heard(tmp_path:
         (("search", "1", "--store", "nowhere.db"), "nowhere.db"),
         (("export", "x.parquet", "--store", "nowhere.db"), "nowhere.db"),
         (("replay", "SOUNDS", "--no-such-option"), "no-such-option"),
+        (("replay", "a[/b].wav"), r"a\[/b\].wav"),
+        (("demo", "--out", "/proc/none"), "/proc/none"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_a_status(
@@ -201,6 +203,27 @@ def test_a_users_mistake_is_one_line_and_a_status(
     assert done.returncode in (1, 2)
     last = done.stderr.strip().splitlines()[-1]
     assert re.search(told, last), done.stderr
+
+
+def test_files_that_no_replay_left_are_not_touched(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "embeddings.db").write_bytes(b"mine")
+    done = streamsplit("replay", clips, "--out", tmp_path, check=False)
+    assert done.returncode == 1
+    assert (tmp_path / "embeddings.db").read_bytes() == b"mine"
+
+
+def test_a_replay_that_hears_nothing_says_so_and_fails(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no sound")
+    done = streamsplit("replay", tmp_path / "text.wav", "--out", tmp_path / "out", check=False)
+    assert done.returncode == 1
+    assert "none of 1 recordings" in done.stderr
+
+
+def test_a_stopped_replay_says_so_by_its_status(clips: Path, tmp_path: Path) -> None:
+    process = started("replay", clips, "--split", 3, "--speed", 5, "--out", tmp_path)
+    wait_for(tmp_path / "journal.jsonl", 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 1
 
 
 def test_an_unfinished_replay_with_other_settings_is_not_overwritten(clips: Path, tmp_path: Path) -> None:

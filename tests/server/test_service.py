@@ -19,6 +19,7 @@ from streamsplit.audio.features import LogMel
 from streamsplit.audio.window import Window
 from streamsplit.encoders.registry import make_untrained
 from streamsplit.encoders.version import Version
+from streamsplit.server.keys import make_token
 from streamsplit.server.store import EmbeddingStore
 from streamsplit.wire import messages
 from streamsplit.wire.audio import pack_audio
@@ -287,6 +288,49 @@ async def test_draining_finishes_what_is_in_flight_and_refuses_newcomers(
         await drain
         async with talking(server.port, greeting(compact.id, "late")[0]) as late:
             assert (await late.status())[0] is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_numbers_beyond_what_can_be_stored_cost_their_window_only(
+    serve: Serve, compact: Version, windows: list[Window]
+) -> None:
+    good = message(compact, windows[0], 3, Codec.INT4)
+    bad = [replace(good, sequence=1, start_sample=2**63), replace(good, sequence=2**32 - 1, level_dbfs=-2e7)]
+    async with serve() as server, talking(server.port, *greeting(compact.id), bad[0], bad[1], good) as talk:
+        await talk.hear()
+        kinds = {answer.sequence: type(answer) for answer in [await talk.hear() for _ in range(3)]}  # type: ignore[union-attr]
+    assert kinds[1] is messages.Rejected
+    assert kinds[0] is messages.Acknowledgement
+
+
+async def test_a_stranger_gets_no_stream_but_may_ask_after_the_servers_health(
+    serve: Serve, tmp_path: Path
+) -> None:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    make_token(tmp_path / "devices.json", "pi", tmp_path / "pi.token")
+    async with (
+        serve(devices=tmp_path / "devices.json") as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        assert (
+            await health.Check(health_pb2.HealthCheckRequest())
+        ).status == health_pb2.HealthCheckResponse.SERVING
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        assert await watch.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_reconnecting_does_not_refill_a_devices_rate(
+    serve: Serve, compact: Version, windows: list[Window]
+) -> None:
+    said = [replace(message(compact, windows[0], 3, Codec.INT4), sequence=number) for number in range(6)]
+    taken = 0
+    async with serve(max_windows_per_second=1) as server:
+        for _ in range(4):
+            async with talking(server.port, *greeting(compact.id), *said) as talk:
+                await talk.hear()
+                taken += sum([isinstance(await talk.hear(), messages.Acknowledgement) for _ in said])
+    assert taken <= 6
 
 
 async def test_health_and_reflection_answer(serve: Serve) -> None:
