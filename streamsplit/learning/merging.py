@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from streamsplit.learning.fitting import Components, reduce
@@ -63,6 +64,9 @@ def _as_seen_from(merged: DistributionMemory, memory: DistributionMemory) -> Com
         scale = memory.radius / merged.radius
         these.means = (memory.centre - merged.centre) / merged.radius + scale * these.means
         these.variances = scale.square() * these.variances
-    if memory.settings.kind == "vmf":  # a mean vector of unit vectors is no longer than 1
-        these.means = these.means / these.means.norm(dim=1, keepdim=True).clamp(min=1.0)
+        if (
+            memory.settings.kind == "vmf"
+        ):  # the direction turns; renormalised points keep their spread around it
+            length = memory.means.norm(dim=1, keepdim=True)
+            these.means = F.normalize(these.means, dim=1) * length
     return these

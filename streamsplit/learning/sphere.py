@@ -63,10 +63,11 @@ def log_vmf_normaliser(concentration: Tensor, dim: int) -> Tensor:
     kappa = concentration.double()
     root = torch.sqrt(order**2 + kappa**2)
     t = order / root
-    first = (3 * t - 5 * t**3) / 24
-    second = (81 * t**2 - 462 * t**4 + 385 * t**6) / 1152
-    third = (30375 * t**3 - 369603 * t**5 + 765765 * t**7 - 425425 * t**9) / 414720
-    series = torch.log1p(first / order + second / order**2 + third / order**3)
+    s, u = t.square(), t / order
+    first = (3 - 5 * s) / 24
+    second = (81 - s * (462 - 385 * s)) / 1152
+    third = (30375 - s * (369603 - s * (765765 - 425425 * s))) / 414720
+    series = torch.log1p(u * (first + u * (second + u * third)))
     bessel = root - order * torch.log(order + root) - torch.log(2 * math.pi * root) / 2 + series
     return (-(dim / 2) * math.log(2 * math.pi) - bessel).to(concentration.dtype)
 
