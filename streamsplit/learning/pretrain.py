@@ -12,13 +12,13 @@ import copy
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from streamsplit.encoders.calibrate import calibrate
+from streamsplit.encoders.calibrate import calibrate, settle_norms
 from streamsplit.encoders.catalogue import build
 from streamsplit.encoders.checkpoint import round_to_half
 from streamsplit.encoders.split import SplitEncoder
@@ -34,6 +34,11 @@ JUDGED_WINDOWS = 2048
 LEAST_RANK = 10.0
 """Effective rank below which an encoder has collapsed: published trainings that did had 1.0 to 1.8; healthy ones have above 20."""
 CHUNK = 64
+
+GENTLE_VIEWS = ViewSettings(shortest=0.75, narrowest=0.85, gain_db=12.0, equaliser_db=4.0, noise_db=-6.0)
+"""For weights that should also know one recording from another of its kind. Against the usual views, after 200 steps on made sound:
+clips of ESC-10 found again 10 dB quieter, half a window later and with noise 20 dB below: 68 % instead of 29 %; the linear probe of
+their classes lost 0 to 3 points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class TrainSettings:
     """
 
     encoder: str = "compact"
-    steps: int = 600
+    steps: int = 800
     batch: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -65,7 +70,7 @@ class TrainSettings:
     clip: float = 1.0
     neighbour_s: float = 1.5
     seed: int = 0
-    views: ViewSettings = field(default_factory=ViewSettings)
+    views: ViewSettings = GENTLE_VIEWS
     checkpoint_steps: int = 50
 
     def __post_init__(self) -> None:
@@ -234,13 +239,19 @@ class Trainer:
         self.done = saved.step
 
     def finish(self, note: str = "") -> Trained:
-        """Rounds the weights to half precision, calibrates on the pool's windows, and judges.
+        """Settles the batch norms on the pool's windows, rounds the weights to half precision, calibrates, and judges.
+
+        Training can go on afterwards.
 
         Raises:
             ConfigError: the encoder has collapsed: no file should be made of it.
         """
         encoder = copy.deepcopy(self.encoder).cpu().eval()
         encoder.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        calm = self.pool.mel(self.pool.sample(CALIBRATION_WINDOWS))
+        # Views are louder, noisier and masked, and after few steps the running statistics are still on their way: statistics of plain
+        # windows found 0 to 8 points more clips again, and 5-NN gained 1 to 5.
+        settle_norms(encoder, calm)
         round_to_half(encoder)
         embeddings = embed(encoder, self.pool, self.pool.sample(JUDGED_WINDOWS))
         rank = {path: effective_rank(z) for path, z in embeddings.items()}
@@ -252,7 +263,7 @@ class Trainer:
                 )
         best = embeddings[encoder.paths[0]]
         agreement = min(float((z * best).sum(1).mean()) for z in embeddings.values())
-        ranges, expected_bytes = calibrate(encoder, self.pool.mel(self.pool.sample(CALIBRATION_WINDOWS)))
+        ranges, expected_bytes = calibrate(encoder, calm)
         return Trained(freeze(encoder, ranges, expected_bytes, trained=True, note=note), rank, agreement)
 
     def _views(self) -> tuple[Tensor, Tensor]:

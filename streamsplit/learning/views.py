@@ -27,6 +27,8 @@ class ViewSettings:
     Attributes:
         shortest, longest: share of the window's time a view shows; beyond 1 the borders are reflected.
         narrowest, widest: share of the mel bands it shows, likewise.
+        plain_share: of views that are not stretched, only moved by whole frames: interpolation smooths, and an encoder that has never
+            seen a window as sharp as the microphone's made much of a step by one frame.
         mix_share: the most that another window may have of the view's power, 0 to below 1.
         gain_db: loudness changes by up to this, up or down.
         equaliser_db: at each of four knots along the mel axis, up or down, smooth between them.
@@ -39,6 +41,7 @@ class ViewSettings:
     longest: float = 1.2
     narrowest: float = 0.7
     widest: float = 1.05
+    plain_share: float = 0.0
     mix_share: float = 0.4
     gain_db: float = 8.7
     equaliser_db: float = 6.0
@@ -52,6 +55,7 @@ class ViewSettings:
             ("narrowest", 0 < self.narrowest <= self.widest, f"0..{self.widest}"),
             ("longest", self.longest <= 2, "at most 2"),
             ("widest", self.widest <= 2, "at most 2"),
+            ("plain_share", 0 <= self.plain_share <= 1, "0..1"),
             ("mix_share", 0 <= self.mix_share < 1, "0 to below 1"),
         ):
             if not holds:
@@ -105,6 +109,11 @@ def crop_and_stretch(mel: Tensor, settings: ViewSettings, generator: torch.Gener
     high = settings.narrowest + (settings.widest - settings.narrowest) * _uniform(mel, generator)
     right = (1.0 - wide).abs() * (2.0 * _uniform(mel, generator) - 1.0)
     up = (1.0 - high).abs() * (2.0 * _uniform(mel, generator) - 1.0)
+    if settings.plain_share:
+        plain = _uniform(mel, generator) < settings.plain_share
+        frames = torch.round(right * mel.shape[3] / 2)
+        wide, right = torch.where(plain, 1.0, wide), torch.where(plain, 2 * frames / mel.shape[3], right)
+        high, up = torch.where(plain, 1.0, high), torch.where(plain, 0.0, up)
     zero = torch.zeros_like(wide)
     affine = torch.cat([wide, zero, right, zero, high, up], dim=1).view(len(mel), 2, 3)
     grid = F.affine_grid(affine, list(mel.shape), align_corners=False)

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from streamsplit.audio.features import COMPACT_FRONT_END
+from streamsplit.audio.synth import EVENT_KINDS
+from streamsplit.encoders.calibrate import settle_norms
 from streamsplit.encoders.catalogue import build
 from streamsplit.encoders.checkpoint import load, save
+from streamsplit.encoders.split import SplitEncoder
 from streamsplit.errors import ConfigError, StorageError
 from streamsplit.learning.pool import WindowPool, gather
 from streamsplit.learning.pretrain import Trainer, TrainSettings, embed
+from streamsplit.learning.probe import nearest_neighbour_accuracy
 from streamsplit.learning.progress import load_progress
-from streamsplit.learning.report import knn, summary
-from tests.learning.conftest import clips
+from streamsplit.learning.report import summary
+from streamsplit.learning.sources import Samples, Track
+from tests.learning.conftest import clip, clips
 
 TINY = TrainSettings(steps=6, batch=16, checkpoint_steps=2)
 
@@ -59,14 +68,39 @@ def test_a_training_killed_and_resumed_equals_one_that_was_not_to_the_bit(tmp_pa
     assert os.listdir(tmp_path) == ["t.unfinished"]
 
 
-def test_training_tells_kinds_of_sound_apart_better_than_random_weights() -> None:
-    pool = gather(clips(8), COMPACT_FRONT_END, 10_000, seed=0)
-    trainer = Trainer(pool, TrainSettings(steps=40, batch=64, seed=1))
-    before = knn(trainer.finish().version.encoder, pool)["knn"]
+def quieter(kind: str, seed: int) -> Iterator[Samples]:
+    for block in clip(kind, seed):
+        yield block * np.float32(0.1)
+
+
+def test_training_tells_kinds_of_sound_apart_better_than_random_weights(pool: WindowPool) -> None:
+    """Clips that were not trained on; each kind's neighbours are sought among recordings 20 dB louder or quieter."""
+    tracks = [
+        Track(f"{kind} {seed}", partial(listen, kind, seed), kind, group)
+        for listen, group in ((clip, "near"), (quieter, "far"))
+        for seed in range(8, 12)
+        for kind in EVENT_KINDS
+    ]
+    unheard = gather(tracks, COMPACT_FRONT_END, 10_000, seed=0)
+    trainer = Trainer(pool, TrainSettings(steps=120, batch=24, learning_rate=5e-4, seed=1))
+    before = window_knn(settled(trainer, pool), unheard)
     trainer.run()
-    after = knn(trainer.finish().version.encoder, pool)["knn"]
-    assert after["lite"] > before["lite"] + 0.1
+    after = window_knn(settled(trainer, pool), unheard)
     assert after["dense"] > before["dense"] + 0.1
+    assert after["lite"] > before["lite"] + 0.1
+
+
+def settled(trainer: Trainer, pool: WindowPool) -> SplitEncoder:
+    encoder = copy.deepcopy(trainer.encoder)
+    settle_norms(encoder, pool.mel(pool.sample(480)))
+    return encoder.eval()
+
+
+def window_knn(encoder: SplitEncoder, pool: WindowPool) -> dict[str, float]:
+    labels = [str(pool.labels[track]) for track in pool.track.tolist()]
+    groups = [pool.groups[track] for track in pool.track.tolist()]
+    embeddings = embed(encoder, pool, torch.arange(len(pool)))
+    return {path: nearest_neighbour_accuracy(z, labels, groups) for path, z in embeddings.items()}
 
 
 def test_a_finished_training_is_a_version_that_the_file_gives_back(pool: WindowPool, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from streamsplit.encoders.calibrate import made_mel
 from streamsplit.errors import ConfigError
 from streamsplit.learning.views import ViewSettings, crop_and_stretch, mask, view
 
-STILL = ViewSettings(1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, None, 0, 0)
+STILL = ViewSettings(1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, None, 0, 0)
 ALL = ViewSettings(noise_db=-10.0)
 
 
@@ -86,6 +86,17 @@ def test_a_crop_of_half_the_time_stretches_it_twofold() -> None:
     cropped = crop_and_stretch(ramp, settings, torch.Generator().manual_seed(0))
     slope = cropped[..., 11:-10].diff(dim=3)
     torch.testing.assert_close(slope, torch.full_like(slope, 0.5), atol=1e-4, rtol=0)
+
+
+def test_a_plain_view_is_the_window_moved_by_whole_frames(mel: Tensor) -> None:
+    moved = crop_and_stretch(mel, ViewSettings(plain_share=1.0), torch.Generator().manual_seed(0))
+    steps = set()
+    for window, other in zip(mel, moved, strict=True):
+        reflected = torch.cat([window.flip(2), window, window.flip(2)], dim=2)
+        apart = [float((reflected[..., 96 + k : 192 + k] - other).abs().max()) for k in range(-40, 41)]
+        assert min(apart) < 1e-3
+        steps.add(apart.index(min(apart)))
+    assert len(steps) > 4
 
 
 def test_masks_hide_a_stretch_of_bands_and_one_of_frames_with_the_mean(mel: Tensor) -> None:
