@@ -25,6 +25,8 @@ from streamsplit.wire.codec import Codec, pack_embedding, unpack_embedding
 
 logger = logging.getLogger(__name__)
 
+BRIEF_MS = 5.0
+
 
 class Source(Protocol):
     """Where sound comes from: a microphone, recordings, a made soundscape."""
@@ -121,6 +123,7 @@ class Daemon:
         self._choice: Choice | None = None
         self._offered: dict[tuple[str, int], tuple[float, float]] = {}
         self._progress = asyncio.Event()
+        self._brief = False
         self._uplink_bytes: Callable[[], int] = lambda: 0
         self.uncertainty: float | None = None
         self.counters = Counters()
@@ -154,7 +157,7 @@ class Daemon:
                         "observation": observation.as_dict(),
                         "expected": self._choice.expected,
                     }
-                    step = await asyncio.to_thread(self._edge.process, window, self._choice)
+                    step = await self._process(window, self._choice)
                     await self._offer(replace(step, decision=decision), uplink)
             except asyncio.CancelledError:
                 # Someone stopped a live stream: what it has heard may still be sent.
@@ -162,6 +165,15 @@ class Daemon:
                     await self._flush(uplink)
                 raise
             await self._flush(uplink)
+
+    async def _process(self, window: Window, choice: Choice) -> Step:
+        """In a thread, unless it is so brief that changing threads would cost more than the event loop's wait."""
+        if self._brief:
+            step = self._edge.process(window, choice)
+        else:
+            step = await asyncio.to_thread(self._edge.process, window, choice)
+        self._brief = sum(step.device_ms.values()) < BRIEF_MS
+        return step
 
     async def _windows(self) -> AsyncIterator[Window]:
         """Windows of the source; gaps and skips go to the journal on the way."""

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 Speed = float | Literal["real", "max"]
 """How fast recordings are played: "real" time, a factor of real time, or "max": as fast as they are taken."""
 
-BLOCK_S = 0.32
-"""Seconds of a block: a third of a window, so that pacing is even, and a NaN costs little."""
+BLOCK_S = 0.96
+"""Seconds of a block: a window of most encoders. Each block costs a change of threads, so shorter ones cost a device more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class _Played:
         self._pace.unpaced_samples = samples
 
     def items(self) -> AsyncIterator[Block | Gap | Skip]:
-        """Blocks of about 0.32 s and skips, in order, from the beginning."""
+        """Blocks of about 0.96 s and skips, in order, from the beginning."""
         self._running = self._items()
         return self._running
 

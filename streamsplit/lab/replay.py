@@ -111,7 +111,7 @@ async def _replay(settings: ReplaySettings, progress: Progress) -> dict[str, Any
     version = await asyncio.to_thread(resolve, settings.client.encoder, settings.client.weights)
     state = _begin(settings, recordings, version)
     began_s = time.monotonic()
-    usage_before = psutil.Process().cpu_times()
+    cpu_before_s = time.process_time()
     async with _server(settings, version) as address:
         client = settings.client.model_copy(
             update={"server": address, "state_dir": settings.out, "device": state.device}
@@ -135,8 +135,7 @@ async def _replay(settings: ReplaySettings, progress: Progress) -> dict[str, Any
             counters, uplink = running.daemon.counters, running.uplink
     if not counters.windows:
         raise RecordingError(f"{settings.source}: none of {len(recordings)} recordings gave anything to hear")
-    usage_after = psutil.Process().cpu_times()
-    cpu_s = (usage_after.user + usage_after.system) - (usage_before.user + usage_before.system)
+    cpu_s = time.process_time() - cpu_before_s
     journal = settings.out / "journal.jsonl"
     records = _canonical(journal)
     run = Run(
