@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from benchmarks import client, latency, server, uplink
+from benchmarks import client, latency, memory, server, uplink
 from streamsplit import __version__
 from streamsplit.errors import StreamSplitError
 from streamsplit.lab.processes import make_folder
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Path, int, bool], dict[str, Any]]] = {
     "uplink": uplink.run,
     "client": client.run,
     "server": server.run,
+    "memory": memory.run,
 }
 
 console = Console(stderr=True)

@@ -159,7 +159,7 @@ class DistributionMemory(nn.Module):
 
     def uncertainty(self, z: Tensor) -> Tensor:
         """Entropy of the tempered posterior over log K: [B, D] to [B] in 0..1. Which sound is it?"""
-        entropy = torch.special.entr(self.posterior(z)).sum(1)
+        entropy: Tensor = torch.special.entr(self.posterior(z)).sum(1)
         return (entropy / math.log(max(2, self.settings.components))).clamp(0.0, 1.0)
 
     def novelty(self, z: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ class DistributionMemory(nn.Module):
         Raises:
             ValueError: another shape, or rows that are not finite or not of unit norm. Nothing is taken then.
         """
-        for part in self._checked(z).split(_CHUNK):
+        for part in torch.split(self._checked(z), _CHUNK):
             before = int(self.count)
             after = before + len(part)
             seen = self._follow(part, after)
@@ -273,7 +273,7 @@ class DistributionMemory(nn.Module):
         """Forgets everything and fits these: a memory consistent with the weights that made them, [N, D] unit norm."""
         z = self._checked(embeddings)
         self._forget()
-        for part in z.split(_CHUNK):
+        for part in torch.split(z, _CHUNK):
             before = int(self.count)
             self._follow(part, before + len(part))
             self.reservoir.offer(part, before)

@@ -24,8 +24,13 @@ _FEW = 8
 class Mixture(Protocol):
     """K weighted components over R^D."""
 
-    weights: Tensor
-    means: Tensor
+    @property
+    def weights(self) -> Tensor:
+        """[K], sum 1."""
+
+    @property
+    def means(self) -> Tensor:
+        """[K, D]."""
 
     def log_joint(self, points: Tensor) -> Tensor:
         """log of weight times density: [B, D] to [B, K] nats."""

@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 SEGMENT_WINDOWS = 8
 HOP_SHARE = 0.5
 """Windows overlap by half: neighbours within 1.5 s are then up to three hops away, at 0.48, 0.96 and 1.44 s."""
-NEIGHBOUR_SHARE = 0.5
-"""Of pairs: a second later there may be nothing left of a short sound to know it by."""
+NEIGHBOUR_SHARE = 0.75
+"""Of pairs. Neighbours teach what stays of a sound, so that a clip is found again half a window later; but a second later there may be
+nothing left of a short one to know it by."""
 FEWEST_SEGMENTS = 8
 AUDIBLE = 0.1
 """A window is silent if its loudest feature is less than this above the features of digital silence, in standard deviations: 2 dB.
@@ -87,7 +88,7 @@ class WindowPool:
         return chosen.float().mul_((high - low) / 255.0).add_(low).unsqueeze_(1)
 
     def draw(self, batch: int, neighbour_s: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random windows, each of another segment, and a partner for each: itself or a neighbour, half of the time each.
+        """Random windows, each of another segment, and a partner for each: mostly a neighbour, else itself.
 
         Args:
             batch: at most `segments`.
