@@ -41,6 +41,8 @@ def open_channel(settings: ClientSettings) -> Channel:
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.enable_retries", 0),
         ("grpc.use_local_subchannel_pool", 1),
+        # Windows are small: probing the link for larger flow-control windows would cost more than it could bring.
+        ("grpc.http2.bdp_probe", 0),
     )
     credentials = _credentials(settings)
     if credentials is None:

@@ -38,6 +38,7 @@ CHANNEL_OPTIONS = (
     # And the server finds a device that went silent without a word.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.bdp_probe", 0),  # see client/channel.py
     # Windows are packed already, and small.
     ("grpc.default_compression_algorithm", 0),
 )
