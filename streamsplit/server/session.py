@@ -6,7 +6,7 @@ Theory of operation
 service carries out. The compute and storage side reports back through the same door (`Done`, `Failed`), and so does the server's own
 life cycle (`DrainRequested`, `HelloOverdue`, `HalfClosed`). The session never waits, never reads a clock, never touches a socket.
 
-    GREETING --Hello ok--> OPEN --DrainRequested--> DRAINING --last window done--> CLOSED
+    GREETING --Hello ok--> OPEN --DrainRequested--> DRAINING --HalfClosed and last window done--> CLOSED
         |                    |--HalfClosed--> DRAINING (or CLOSED if nothing is in flight)
         `--anything wrong--> CLOSED
 
