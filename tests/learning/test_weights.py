@@ -92,4 +92,5 @@ def test_real_recordings_they_never_heard_are_told_apart_better_than_by_random_w
 
 def five_windows(samples: Samples) -> Tensor:
     sound = torch.from_numpy(samples)[: 5 * 15_360]
-    return LogMel(COMPACT_FRONT_END)(F.pad(sound, (0, 5 * 15_360 - len(sound))).view(5, -1))
+    mel: Tensor = LogMel(COMPACT_FRONT_END)(F.pad(sound, (0, 5 * 15_360 - len(sound))).view(5, -1))
+    return mel
