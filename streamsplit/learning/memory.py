@@ -181,7 +181,7 @@ class DistributionMemory(nn.Module):
             z: [B, D] anchors, unit norm.
             n: how many for each.
             generator: on the CPU.
-            boundary_aware: near the anchor's boundaries, as in the published recipe: never from the anchor's own component, from the
+            boundary_aware: near the anchor's boundaries, our reading of the published recipe, not checked against its equation: never from the anchor's own component, from the
                 others by weight * exp(cosine of anchor and mean / temperature). Otherwise by weight.
             temperature: above 0.
 

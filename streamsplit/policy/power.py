@@ -32,8 +32,8 @@ class PowerModel:
     modelled: bool = True
 
 
-_PI4 = "Raspberry Pi 4: published idle 2.7 W and four busy cores 6.4 W"
-_HUANG = "Huang et al., A Close Examination of 4G LTE Networks, MobiSys 2012"
+_PI4 = "unverified, from memory: Raspberry Pi 4: idle 2.7 W and four busy cores 6.4 W"
+_HUANG = "unverified, from memory: after Huang et al., A Close Examination of 4G LTE Networks, MobiSys 2012"
 
 PI4_WIFI = PowerModel(
     "pi4-wifi", 2.7, 0.93, 8 * 283.17e-9, 0.13286, 0.1193, 0.238, f"{_PI4}; WiFi radio: {_HUANG}"
