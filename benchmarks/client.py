@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import made_sound, replay
+from benchmarks.runs import made_sound, replay
 
 SPLITS = (1, 2, 3, 4)
 

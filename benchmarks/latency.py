@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import made_sound, percentiles, replay
+from benchmarks.runs import made_sound, percentiles, replay
 
 COMPUTE = ("features_ms", "head_ms", "pack_ms", "tail_ms")
 PARTS = (*COMPUTE, "wait_ms", "spool_ms", "queue_ms", "wire_ms", "server_queue_ms", "store_ms", "total_ms")

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from benchmarks.common import percentiles
+from benchmarks.runs import percentiles
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.memory_file import pack
 from streamsplit.learning.merging import merge

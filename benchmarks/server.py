@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import torch
 
-from benchmarks.common import percentiles
+from benchmarks.runs import percentiles
 from streamsplit.audio.features import LogMel
 from streamsplit.audio.synth import EVENT_KINDS, make_clip
 from streamsplit.encoders.registry import resolve

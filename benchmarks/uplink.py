@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import made_sound, replay
+from benchmarks.runs import made_sound, replay
 
 WAYS: dict[str, tuple[str, ...]] = {
     "features int8": ("--split", "0"),
