@@ -22,7 +22,7 @@ from streamsplit.errors import StorageError
 from streamsplit.server.session import Done, Failed, WindowJob
 from streamsplit.server.store import EmbeddingStore, StoredWindow
 from streamsplit.server.versions import Embedded, ServedVersion
-from streamsplit.wire.codec import Codec, pack_embedding
+from streamsplit.wire.codec import Array, Codec, pack_embedding
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,19 @@ class _Computed:
     ended_s: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Committed:
+    """A window that has just been stored for the first time.
+
+    Attributes:
+        job: what came.
+        features: [1, F, T] float32 of a window that came as sound; None of all others.
+    """
+
+    job: WindowJob
+    features: Array | None
+
+
 class Tail:
     """The server's compute and storage, behind one `submit`.
 
@@ -61,6 +74,7 @@ class Tail:
         crashed: called when one of the threads dies of a bug; the server must stop, for nothing would be answered any more.
         max_batch: windows per batch.
         clock: monotonic seconds.
+        committed: called on the storage thread with every batch's new windows, after their owners were told; it must not wait.
     """
 
     def __init__(
@@ -71,6 +85,7 @@ class Tail:
         crashed: Callable[[Exception], None],
         max_batch: int = 32,
         clock: Callable[[], float] = time.monotonic,
+        committed: Callable[[Sequence[Committed]], None] | None = None,
     ) -> None:
         self._served = served
         self._open_store = open_store
@@ -78,6 +93,7 @@ class Tail:
         self._crashed = crashed
         self._max_batch = max_batch
         self._clock = clock
+        self._committed = committed
         self._arrived: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._computed: queue.SimpleQueue[_Computed | None] = queue.SimpleQueue()
         self._groups: dict[Group, deque[Ticket]] = {}
@@ -222,6 +238,8 @@ class Tail:
                     for index in good
                 ]
             self._tell(outcomes)
+            if self._committed:
+                self._committed(_fresh(computed, outcomes))
         if store:
             store.close()
 
@@ -289,6 +307,17 @@ def _done(computed: _Computed, index: int, fresh: bool, ended_s: float) -> Done:
         store_us=_us(ended_s - computed.ended_s),
         duplicate=not fresh,
     )
+
+
+def _fresh(computed: _Computed, outcomes: Sequence[tuple[object, Outcome]]) -> list[Committed]:
+    """Those of a batch that are in the store now and were not before."""
+    new = {id(outcome.job) for _, outcome in outcomes if isinstance(outcome, Done) and not outcome.duplicate}
+    features = computed.embedded.features
+    return [
+        Committed(ticket.job, None if features is None else features[index])
+        for index, ticket in enumerate(computed.tickets)
+        if id(ticket.job) in new
+    ]
 
 
 def _us(seconds: float) -> int:

@@ -36,11 +36,13 @@ class Embedded:
         embeddings: [B, D] float32, unit norm; rows named in `problems` are zero.
         uncertainties: [B] float32 in [0, 2], or None where this version has none at this split.
         problems: index of a payload that does not decode -> why.
+        features: [B, 1, F, T] float32 of windows that came as sound; None of others.
     """
 
     embeddings: Array
     uncertainties: npt.NDArray[np.float32] | None
     problems: dict[int, str]
+    features: Array | None = None
 
 
 class ServedVersion:
@@ -87,10 +89,12 @@ class ServedVersion:
         if split == self.last_split:
             return self._received(codec, payloads)
         batch, problems = self._decoded(split, codec, payloads)
+        features: Array | None = None
         with torch.inference_mode():
             activation = torch.from_numpy(batch)
             if split == AUDIO_SPLIT:
                 activation = self._log_mel(activation)
+                features = activation.numpy()
             embeddings, uncertainties = self._encoder.tail_with_uncertainty(
                 activation.to(self._compute), max(split, 0)
             )
@@ -98,7 +102,7 @@ class ServedVersion:
         for index in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
             problems[int(index)] = "the embedding is not finite"
         return Embedded(
-            rows, None if uncertainties is None else uncertainties.float().cpu().numpy(), problems
+            rows, None if uncertainties is None else uncertainties.float().cpu().numpy(), problems, features
         )
 
     def _received(self, codec: Codec, payloads: Sequence[bytes]) -> Embedded:

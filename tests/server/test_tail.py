@@ -136,3 +136,25 @@ def test_a_bug_in_compute_is_reported_rather_than_hung_on(store: Callable[[], Em
         time.sleep(0.01)
     assert [type(error) for error in told.crashes] == [KeyError]
     tail.stop()
+
+
+def test_what_is_stored_for_the_first_time_is_handed_on_after_its_owner_was_told(
+    store: Callable[[], EmbeddingStore],
+) -> None:
+    told, handed = Told(), list[tuple[int, int]]()
+    version = FakeVersion()
+    tail = Tail(
+        {"v1": version},  # type: ignore[dict-item]
+        store,
+        told.deliver,
+        told.crashes.append,
+        committed=lambda windows: handed.extend((each.job.sequence, len(told.outcomes)) for each in windows),
+    )
+    tail.start()
+    version.gate.set()
+    for each in [job(1), job(2, payload=b"bad"), job(1), job(3)]:
+        tail.submit(each, "owner")
+    tail.stop()
+    assert sorted(sequence for sequence, _ in handed) == [1, 3]
+    assert all(answers > 0 for _, answers in handed)
+    assert not told.crashes
