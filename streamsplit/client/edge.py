@@ -17,7 +17,7 @@ from streamsplit.encoders.registry import Version
 from streamsplit.policy.decide import Choice
 from streamsplit.policy.observation import AUDIO_SPLIT, Option
 from streamsplit.wire.audio import audio_bytes, pack_audio
-from streamsplit.wire.codec import Codec, embedding_bytes, pack, pack_embedding, packed_bytes
+from streamsplit.wire.codec import Codec, pack, pack_embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,12 @@ class Edge:
     def options(self) -> list[Option]:
         """Everything this device could do with a window, with the bytes each is expected to cost."""
         last = self.version.encoder.last_split
-        options = [Option(last, str(self._codecs.embedding), self._embedding_bytes())]
+        options = [
+            Option(last, str(self._codecs.embedding), self.version.packed_bytes(last, self._codecs.embedding))
+        ]
         for split in range(last):
             codec = self._codecs.features if split == 0 else self._codecs.activation
-            expected = self.version.expected_bytes.get((split, codec))
-            if expected is None:
-                expected = float(packed_bytes(self.version.encoder.activation_spec(split), codec))
-            options.append(Option(split, str(codec), expected))
+            options.append(Option(split, str(codec), self.version.packed_bytes(split, codec)))
         if self._codecs.audio is not None:
             front_end = self.version.front_end
             expected = audio_bytes(self._codecs.audio, front_end.sample_rate_hz, front_end.window_samples)
@@ -123,9 +122,6 @@ class Edge:
 
     def _since(self, began: float) -> float:
         return (self._clock() - began) * 1e3
-
-    def _embedding_bytes(self) -> float:
-        return float(embedding_bytes(self._codecs.embedding, self.version.encoder.embedding_dim))
 
 
 def as_features(step: Step, version: str) -> Step | None:

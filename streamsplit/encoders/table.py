@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from streamsplit.encoders.calibrate import EMBEDDING_CODECS, TENSOR_CODECS, one_thread
 from streamsplit.encoders.split import SplitEncoder
 from streamsplit.encoders.version import Version
-from streamsplit.wire.codec import Codec, embedding_bytes, raw_bytes
+from streamsplit.wire.codec import Codec, embedding_bytes, most_packed_bytes
 
 TAIL_BATCH: Final = 16
 """Windows per batch in the server's measurement."""
@@ -158,7 +158,7 @@ def _row(
     raw = (
         {codec: embedding_bytes(codec, encoder.embedding_dim) for codec in EMBEDDING_CODECS}
         if is_last
-        else {codec: raw_bytes(spec, codec) for codec in TENSOR_CODECS}
+        else {codec: most_packed_bytes(spec, codec) for codec in TENSOR_CODECS}
     )
     return SplitRow(
         split=split,

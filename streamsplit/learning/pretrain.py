@@ -265,7 +265,7 @@ class Trainer:
                 )
         best = embeddings[encoder.paths[0]]
         agreement = min(float((z * best).sum(1).mean()) for z in embeddings.values())
-        ranges, expected_bytes = calibrate(encoder, calm)
+        ranges, expected_bytes = calibrate(encoder, calm, packed=len(calm))
         return Trained(freeze(encoder, ranges, expected_bytes, trained=True, note=note), rank, agreement)
 
     def _views(self) -> tuple[Tensor, Tensor]:

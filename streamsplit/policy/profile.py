@@ -33,10 +33,8 @@ from streamsplit.wire.codec import (
     EMBEDDING_CODECS,
     TENSOR_CODECS,
     Codec,
-    embedding_bytes,
     pack,
     pack_embedding,
-    packed_bytes,
 )
 
 logger = logging.getLogger(__name__)
@@ -255,14 +253,11 @@ def _sound(samples: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def _expected_bytes(version: Version, split: int, codec: Codec) -> float:
-    """As measured at calibration; else the most it can be, and for audio what recordings took on average."""
-    front_end, encoder = version.front_end, version.encoder
+    """What the version expects of a window; for audio what recordings took on average."""
     if split == AUDIO_SPLIT:
+        front_end = version.front_end
         return audio_bytes(codec, front_end.sample_rate_hz, front_end.window_samples)
-    if split == encoder.last_split:
-        return float(embedding_bytes(codec, encoder.embedding_dim))
-    measured = version.expected_bytes.get((split, codec))
-    return float(packed_bytes(encoder.activation_spec(split), codec)) if measured is None else float(measured)
+    return version.packed_bytes(split, codec)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from streamsplit.wire.codec import (
     Array,
     Codec,
     embedding_bytes,
-    packed_bytes,
+    most_packed_bytes,
     unpack,
     unpack_embedding,
     unpack_embeddings,
@@ -149,7 +149,7 @@ class ServedVersion:
             return most_audio_bytes(codec, self.version.front_end.window_samples)
         if split == self.last_split:
             return embedding_bytes(codec, self._encoder.embedding_dim)
-        return packed_bytes(self._encoder.activation_spec(split), codec)
+        return most_packed_bytes(self._encoder.activation_spec(split), codec)
 
 
 def serve(versions: Iterable[Version], compute: str) -> dict[str, ServedVersion]:

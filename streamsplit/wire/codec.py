@@ -100,14 +100,12 @@ class Ranges:
         object.__setattr__(self, "high", high)
 
 
-def raw_bytes(spec: TensorSpec, codec: Codec) -> int:
-    """Bytes of a packed tensor before compression."""
+def most_packed_bytes(spec: TensorSpec, codec: Codec) -> int:
+    """The most bytes `pack` can return: those before compression, which only lowers them.
+
+    What a real window costs is less and depends on the weights: see `streamsplit.encoders.version.Version.packed_bytes`.
+    """
     return dense.dense_bytes(spec.elements, _bits(codec))
-
-
-def packed_bytes(spec: TensorSpec, codec: Codec) -> int:
-    """The most bytes `pack` can return: `raw_bytes`, which compression only lowers."""
-    return raw_bytes(spec, codec)
 
 
 def step(codec: Codec, ranges: Ranges) -> Array:
@@ -134,7 +132,7 @@ def error_bound(codec: Codec, ranges: Ranges, spec: TensorSpec) -> Array:
 
 
 def pack(tensor: Array, codec: Codec, ranges: Ranges | None = None) -> bytes:
-    """One window's tensor as bytes: [C, ...] float32, channels first, last axis time; at most `packed_bytes`.
+    """One window's tensor as bytes: [C, ...] float32, channels first, last axis time; at most `most_packed_bytes`.
 
     Args:
         tensor: features or an activation, without batch.

@@ -13,7 +13,7 @@ from streamsplit.audio.features import COMPACT_FRONT_END
 from streamsplit.encoders.catalogue import build
 from streamsplit.encoders.compact import CompactEncoder
 from streamsplit.encoders.version import Version, freeze
-from streamsplit.wire.codec import Ranges
+from streamsplit.wire.codec import Codec, Ranges, most_packed_bytes
 
 Change = Callable[[CompactEncoder, dict[int, Ranges]], None]
 
@@ -50,7 +50,7 @@ def test_the_same_contents_have_the_same_name(compact: Version) -> None:
     assert again(compact).id == compact.id
     name, dash, digits = compact.id.partition("-")
     assert (name, dash, len(digits)) == ("compact", "-", 12)
-    assert int(digits, 16) >= 0
+    assert set(digits) <= set("0123456789abcdef")
 
 
 @pytest.mark.parametrize("change", [one_weight, one_statistic, one_range, front_end])
@@ -65,6 +65,14 @@ def test_counted_batches_do_not_change_the_name(compact: Version) -> None:
                 norm.num_batches_tracked += 7  # type: ignore[operator]
 
     assert again(compact, count).id == compact.id
+
+
+def test_what_was_not_measured_is_expected_to_cost_the_most_it_can(compact: Version) -> None:
+    spec = compact.encoder.activation_spec(3)
+    unmeasured = dataclasses.replace(compact, expected_bytes={(3, Codec.INT4): 200.5})
+    assert unmeasured.packed_bytes(3, Codec.INT4) == 200.5
+    assert unmeasured.packed_bytes(3, Codec.INT8) == most_packed_bytes(spec, Codec.INT8) == 768
+    assert unmeasured.packed_bytes(4, Codec.INT8) == 130
 
 
 def test_a_trainable_copy_holds_the_very_weights_and_can_be_trained(compact: Version) -> None:

@@ -6,6 +6,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,8 @@ from streamsplit.learning.losses import effective_rank
 from streamsplit.learning.pool import gather
 from streamsplit.learning.pretrain import embed
 from streamsplit.learning.probe import nearest_neighbour_accuracy
-from streamsplit.learning.sources import Track
+from streamsplit.learning.sources import Track, made_tracks
+from streamsplit.wire.codec import TENSOR_CODECS, most_packed_bytes, pack
 from tests.learning.conftest import clip
 
 RECORDINGS = Path("../shared/data/esc50_dev/manifest.csv")
@@ -69,6 +71,22 @@ def test_a_window_is_known_again_ten_decibels_quieter(shipped: Version) -> None:
     for path in ("dense", "lite"):
         loud, quiet = (shipped.encoder.embeddings(log_mel(gain * samples))[path] for gain in (1.0, 0.316))
         assert torch.equal((quiet @ loud.T).argmax(1), torch.arange(len(samples)))
+
+
+@torch.inference_mode()
+def test_windows_it_never_heard_cost_the_bytes_that_are_expected(shipped: Version) -> None:
+    """As `Version.packed_bytes` says, at every split by every codec."""
+    pool = gather(made_tracks(0.15, 16_000, seed=88_000), COMPACT_FRONT_END, 10_000, seed=0)
+    mel = pool.mel(torch.arange(0, len(pool), 2))
+    for split in range(shipped.encoder.last_split):
+        spec, bounds = shipped.encoder.activation_spec(split), shipped.ranges[split]
+        windows = [part.numpy() for part in shipped.encoder.head(mel, split).contiguous()]
+        for codec in TENSOR_CODECS:
+            sizes = np.array([len(pack(window, codec, bounds)) for window in windows])
+            share = sizes / shipped.packed_bytes(split, codec)
+            assert abs(share.mean() - 1) < 0.04, (split, codec)
+            assert ((share > 0.4) & (share < 1.5)).mean() > 0.9, (split, codec)
+            assert sizes.max() <= most_packed_bytes(spec, codec)
 
 
 @pytest.mark.data
