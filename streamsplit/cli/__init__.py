@@ -11,7 +11,7 @@ from rich.text import Text
 
 from streamsplit import __version__
 from streamsplit.cli import experiment, keys, look, run, train
-from streamsplit.cli.common import app, err, out
+from streamsplit.cli.terminal import app, err, out
 from streamsplit.errors import StreamSplitError
 
 __all__ = ["app", "experiment", "keys", "look", "main", "run", "train"]

@@ -7,19 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from streamsplit.cli.common import (
+from streamsplit.cli.options import (
+    AudioCodecOption,
     CodecOption,
     ConfigOption,
     DeciderOption,
+    DeviceOption,
+    EmbeddingCodecOption,
+    FeaturesCodecOption,
+    ProfileOption,
+    SendAudioOption,
+    SettingsEncoderOption,
     SplitOption,
+    TlsCaOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TokenFileOption,
     WeightsOption,
-    app,
-    decider_name,
-    err,
-    given,
-    out,
-    progress_bar,
+    client_settings,
 )
+from streamsplit.cli.terminal import app, err, out, progress_bar
 from streamsplit.errors import ConfigError
 
 
@@ -38,7 +45,7 @@ def replay(
         str, typer.Option(help="HOST:PORT, `embedded` (one of its own, for this run) or `none`")
     ] = "embedded",
     config: ConfigOption = None,
-    encoder: Annotated[str | None, typer.Option(help="compact, cola, mobile, resnet18 or clap")] = None,
+    encoder: SettingsEncoderOption = None,
     weights: WeightsOption = None,
     split: SplitOption = None,
     decider: DeciderOption = None,
@@ -50,18 +57,16 @@ def replay(
     conditions: Annotated[
         str, typer.Option(help="what deciders see: `made` from the seed (repeatable) or `live`")
     ] = "made",
-    send_audio: Annotated[bool | None, typer.Option("--send-audio", help="sound itself may be sent")] = None,
-    audio_codec: Annotated[str | None, typer.Option(help="pcm16, flac or opus")] = None,
-    features_codec: Annotated[str | None, typer.Option(help="of split 0")] = None,
-    embedding_codec: Annotated[str | None, typer.Option(help="of split L: fp32, fp16, int8 or int4")] = None,
-    profile: Annotated[Path | None, typer.Option(help="written by `streamsplit profile`")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="name; must match the credentials where there are any")
-    ] = None,
-    token_file: Annotated[Path | None, typer.Option(help="this device's token")] = None,
-    tls_ca: Annotated[Path | None, typer.Option(help="PEM of the authority to trust")] = None,
-    tls_certificate: Annotated[Path | None, typer.Option(help="PEM of this device")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM of this device")] = None,
+    send_audio: SendAudioOption = None,
+    audio_codec: AudioCodecOption = None,
+    features_codec: FeaturesCodecOption = None,
+    embedding_codec: EmbeddingCodecOption = None,
+    profile: ProfileOption = None,
+    device: DeviceOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
     patience: Annotated[float, typer.Option(help="seconds to wait for a silent server")] = 60.0,
 ) -> None:
     """Play recordings through the same client, repeatably, and sum up what happened.
@@ -69,32 +74,31 @@ def replay(
     Two replays with the same seed and decider give identical decisions and embeddings; the digest at the end says so. A replay that was
     interrupted, even by kill -9, goes on where it stopped when the same command is given again. Status 0 only if nothing was lost.
     """
-    from streamsplit.config import ClientSettings, load
     from streamsplit.lab import replay as lab
 
     if conditions not in ("made", "live"):
         raise ConfigError(f"--conditions {conditions!r}: expected made or live")
-    settings = load(
-        ClientSettings,
+    settings = client_settings(
         config,
-        {
-            "server": None if server in ("embedded", "none") else server,
-            "device": device,
-            "encoder": encoder,
-            "weights": weights,
-            "decider": decider_name(split, decider),
-            "codec": codec,
-            "send_audio": send_audio,
-            "audio_codec": audio_codec,
-            "features_codec": features_codec,
-            "embedding_codec": embedding_codec,
-            "profile": profile,
-            "state_dir": out_dir,
-            "spool_max_mb": 4096.0,
-            "journal_max_mb": 65536.0,
-            "token_file": token_file,
-            "tls": given({"ca": tls_ca, "certificate": tls_certificate, "key": tls_key}),
-        },
+        server=None if server in ("embedded", "none") else server,
+        device=device,
+        encoder=encoder,
+        weights=weights,
+        split=split,
+        decider=decider,
+        codec=codec,
+        send_audio=send_audio,
+        audio_codec=audio_codec,
+        features_codec=features_codec,
+        embedding_codec=embedding_codec,
+        profile=profile,
+        state_dir=out_dir,
+        spool_max_mb=4096.0,
+        journal_max_mb=65536.0,
+        token_file=token_file,
+        tls_ca=tls_ca,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
     )
     run = lab.ReplaySettings(
         source,

@@ -7,10 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamsplit.cli.common import (
-    keys_app,
-    out,
-)
+from streamsplit.cli.terminal import keys_app, out
 
 
 @keys_app.command("ca")

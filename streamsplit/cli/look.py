@@ -10,13 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from streamsplit.cli.common import (
-    EncoderOption,
-    WeightsOption,
-    app,
-    out,
-    progress_bar,
-)
+from streamsplit.cli.options import EncoderOption, WeightsOption
+from streamsplit.cli.terminal import app, out, progress_bar
 from streamsplit.errors import CaptureError
 
 

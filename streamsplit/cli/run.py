@@ -7,17 +7,25 @@ from typing import Annotated
 
 import typer
 
-from streamsplit.cli.common import (
+from streamsplit.cli.options import (
+    AudioCodecOption,
     CodecOption,
     ConfigOption,
     DeciderOption,
+    DeviceOption,
+    ProfileOption,
+    SendAudioOption,
+    SettingsEncoderOption,
     SplitOption,
+    TlsCaOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TokenFileOption,
     WeightsOption,
-    app,
-    decider_name,
-    err,
+    client_settings,
     given,
 )
+from streamsplit.cli.terminal import app, err
 from streamsplit.errors import StorageError
 
 
@@ -101,25 +109,23 @@ def client(
     server: Annotated[
         str | None, typer.Option(help="HOST:PORT; left out: work alone and keep everything in the spool")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="this device's name; default: the host's")] = None,
+    device: DeviceOption = None,
     microphone: Annotated[
         str | None, typer.Option(help="index or part of the name, see `streamsplit devices`")
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="compact, cola, mobile, resnet18 or clap")] = None,
+    encoder: SettingsEncoderOption = None,
     weights: WeightsOption = None,
     split: SplitOption = None,
     decider: DeciderOption = None,
     codec: CodecOption = None,
-    send_audio: Annotated[
-        bool | None, typer.Option("--send-audio", help="sound itself may leave this device")
-    ] = None,
-    audio_codec: Annotated[str | None, typer.Option(help="pcm16, flac or opus")] = None,
-    profile: Annotated[Path | None, typer.Option(help="written by `streamsplit profile`")] = None,
+    send_audio: SendAudioOption = None,
+    audio_codec: AudioCodecOption = None,
+    profile: ProfileOption = None,
     state_dir: Annotated[Path | None, typer.Option(help="spool and journal")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="this device's token")] = None,
-    tls_ca: Annotated[Path | None, typer.Option(help="PEM of the authority to trust")] = None,
-    tls_certificate: Annotated[Path | None, typer.Option(help="PEM of this device")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM of this device")] = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
 ) -> None:
     """Listen to a microphone: embed here or send to a server, as the decider says.
 
@@ -127,26 +133,25 @@ def client(
     line in `journal.jsonl` under the state folder.
     """
     from streamsplit.client import app as client_app
-    from streamsplit.config import ClientSettings, load
 
-    settings = load(
-        ClientSettings,
+    settings = client_settings(
         config,
-        {
-            "server": server,
-            "device": device,
-            "microphone": int(microphone) if microphone and microphone.isdecimal() else microphone,
-            "encoder": encoder,
-            "weights": weights,
-            "decider": decider_name(split, decider),
-            "codec": codec,
-            "send_audio": send_audio,
-            "audio_codec": audio_codec,
-            "profile": profile,
-            "state_dir": state_dir,
-            "token_file": token_file,
-            "tls": given({"ca": tls_ca, "certificate": tls_certificate, "key": tls_key}),
-        },
+        server=server,
+        device=device,
+        microphone=int(microphone) if microphone and microphone.isdecimal() else microphone,
+        encoder=encoder,
+        weights=weights,
+        split=split,
+        decider=decider,
+        codec=codec,
+        send_audio=send_audio,
+        audio_codec=audio_codec,
+        profile=profile,
+        state_dir=state_dir,
+        token_file=token_file,
+        tls_ca=tls_ca,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
     )
     counted = client_app.run(settings)
     err.print(

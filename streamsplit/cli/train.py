@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamsplit.cli.common import app, err, out, progress_bar
+from streamsplit.cli.terminal import app, err, out, progress_bar
 from streamsplit.errors import ConfigError
 
 QUICK_STEPS, QUICK_WINDOWS = 60, 4096
