@@ -6,6 +6,7 @@ stream began, however much was lost before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -68,6 +69,7 @@ class Window:
         samples: [S] float32 mono in [-1, 1], finite.
         mark: what it is, if the source knows.
         captured_s: monotonic time at which its last sample arrived, for latency.
+        level_dbfs: root-mean-square level in dB below full scale; -120 for digital silence.
     """
 
     stream: str
@@ -76,12 +78,11 @@ class Window:
     samples: Samples
     mark: Mark | None = None
     captured_s: float = 0.0
+    level_dbfs: float = field(init=False)
 
-    @property
-    def level_dbfs(self) -> float:
-        """Root-mean-square level in dB below full scale; -120 for digital silence."""
-        power = float(np.mean(np.square(self.samples, dtype=np.float64)))
-        return max(-120.0, 10.0 * float(np.log10(power + 1e-12)))
+    def __post_init__(self) -> None:
+        power = float(np.dot(self.samples, self.samples)) / max(1, len(self.samples))
+        object.__setattr__(self, "level_dbfs", max(-120.0, 10.0 * math.log10(power + 1e-12)))
 
 
 @dataclass(slots=True)
@@ -130,7 +131,9 @@ class WindowAssembler:
         if block.mark != self._mark:
             yield from self._end_of_mark(captured_s)
             self._mark = block.mark
-        if not np.isfinite(block.samples).all():
+        if not math.isfinite(
+            np.dot(block.samples, block.samples)
+        ):  # ten times quicker than asking every sample
             yield self.push_gap(Gap(len(block.samples), "not finite"))
             return
         self._pending.append(block.samples)

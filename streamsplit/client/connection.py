@@ -1,38 +1,103 @@
-"""What one connection to the server has agreed on: indices for versions and streams, and what need not be said again."""
+"""One connection to the server: messages in and out, counted, and what need not be said again on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import grpc
+
 from streamsplit.audio.window import Mark
+from streamsplit.client.channel import meaning
 from streamsplit.client.spool import SpooledStream
 from streamsplit.client.step import Step
-from streamsplit.errors import LinkError
+from streamsplit.errors import LinkError, RemoteProtocolError
 from streamsplit.wire import messages
+from streamsplit.wire.shorthand import Shorthand
 
 Call = Any  # grpc.aio.StreamStreamCall: generated stubs have no types
 
 MAX_STREAMS = 4096
 """The protocol's limit per connection."""
 
+_PREFIX_BYTES = 5
+
 
 class Connection:
-    """One call to the server, from its welcome on.
+    """One call to the server, and the indices both ends have agreed on.
 
     Args:
         call: the gRPC stream.
+        server: its address, for messages to people.
+
+    `write`, `read` and `greet` raise LinkError where the stream broke and RefusedError where the server does not want this device.
+
+    Attributes:
         versions: encoder versions named in our Hello, by index.
         welcome: what the server answered.
+        sent_bytes, received_bytes: of messages, with the five bytes gRPC puts before each.
     """
 
-    def __init__(self, call: Call, versions: tuple[str, ...], welcome: messages.Welcome) -> None:
-        self.call = call
-        self.versions = versions
-        self.welcome = welcome
+    def __init__(self, call: Call, server: str) -> None:
+        self._call = call
+        self._server = server
+        self.versions: tuple[str, ...] = ()
+        self.welcome = messages.Welcome("", (), 0, 0)
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._shorthand = Shorthand()
         self._streams: dict[str, int] = {}
         self._names: list[str] = []
         self._marks: dict[str, Mark | None] = {}
+
+    async def greet(self, hello: messages.Hello) -> None:
+        """Introduces the device and waits to be let in.
+
+        Raises:
+            RemoteProtocolError: the server's first word is no Welcome.
+        """
+        self.versions = hello.versions
+        await self.write(hello)
+        welcome = await self.read()
+        if not isinstance(welcome, messages.Welcome):
+            raise RemoteProtocolError(f"server: expected Welcome, got {type(welcome).__name__}")
+        self.welcome = welcome
+
+    async def write(self, message: messages.DeviceSays) -> None:
+        """Sends a message; one at a time."""
+        wire = messages.device_message(message)
+        self._shorthand.shorten(wire)
+        self.sent_bytes += wire.ByteSize() + _PREFIX_BYTES
+        with self._meaning():
+            await self._call.write(wire)
+
+    async def done_writing(self) -> None:
+        """Says that no more windows come; the server answers those it has and ends the call."""
+        with self._meaning():
+            await self._call.done_writing()
+
+    async def read(self) -> messages.ServerSays | None:
+        """The next message; None at the end of a stream that ended well."""
+        while True:
+            with self._meaning():
+                wire = await self._call.read()
+            if wire is grpc.aio.EOF:
+                return None
+            self.received_bytes += wire.ByteSize() + _PREFIX_BYTES
+            said = messages.read_server_message(wire)
+            if said is not None:
+                return said
+
+    @contextmanager
+    def _meaning(self) -> Iterator[None]:
+        try:
+            yield
+        except asyncio.InvalidStateError:  # gRPC's word for a write to a call that has just ended
+            raise LinkError(f"server {self._server}: the stream ended") from None
+        except grpc.aio.AioRpcError as error:
+            raise meaning(error.code(), error.details() or "", self._server) from None
 
     def opening(self, step: Step, stream: Callable[[str], SpooledStream]) -> messages.OpenStream | None:
         """What must be said before a step's window: its stream's name, the first time.

@@ -12,13 +12,14 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from streamsplit.audio.window import Block, Gap, Window, WindowAssembler
+from streamsplit.client.conversation import Answer
 from streamsplit.client.edge import Edge
 from streamsplit.client.journal import Journal
 from streamsplit.client.observer import Observer
 from streamsplit.client.recording import Skip
 from streamsplit.client.spool import Cursor, Spool
 from streamsplit.client.step import Step
-from streamsplit.client.uplink import Answer, LinkState, Uplink
+from streamsplit.client.uplink import LinkState, Uplink
 from streamsplit.errors import LinkError, RefusedError, StorageError
 from streamsplit.policy.decide import Choice, Pilot
 from streamsplit.wire.codec import Codec, pack_embedding, unpack_embedding
@@ -72,6 +73,7 @@ class Counters:
         windows: assembled from the source, those of an earlier run of the same replay included.
         processed: run through the edge in this run.
         acknowledged, duplicates, rejected, dropped: windows.
+        unkept: windows that were sent while the disk had no room for them.
         gaps, skips: recorded.
         skipped_samples: ends of recordings too short for a window.
         unjournaled: lines the disk had no room for.
@@ -83,6 +85,7 @@ class Counters:
     duplicates: int = 0
     rejected: int = 0
     dropped: int = 0
+    unkept: int = 0
     gaps: int = 0
     skips: int = 0
     skipped_samples: int = 0
@@ -197,46 +200,50 @@ class Daemon:
 
     async def _offer(self, step: Step, uplink: Uplink) -> None:
         began_s = self._clock()
-        try:
-            dropped = self._spool.put(
-                step,
-                Cursor(step.sequence + 1, step.start_sample + self._edge.version.front_end.window_samples),
-            )
-        except StorageError as error:
-            if self._settings.lossless:
-                raise
-            self._not_kept(step, error)
-            return
-        now_s = self._clock()
-        self._offered[step.key] = (began_s, (now_s - began_s) * 1e3)
-        self.counters.processed += 1
-        for stream, sequence in dropped:
-            self.counters.dropped += 1
-            self._offered.pop((stream, sequence), None)
-            self._note({"kind": "window", "stream": stream, "sequence": sequence, "state": "dropped"})
+        cursor = Cursor(step.sequence + 1, step.start_sample + self._edge.version.front_end.window_samples)
+        async with uplink.at_once(step) as sent:
+            put_s = self._clock()
+            try:
+                dropped = self._spool.put(step, cursor)
+            except StorageError as error:
+                if self._settings.lossless:
+                    raise
+                self._not_kept(step, error, sent)
+                return
+            now_s = self._clock()
+            # On the wire already, a window does not wait for the disk.
+            self._offered[step.key] = (began_s, 0.0 if sent else (now_s - put_s) * 1e3)
+            self.counters.processed += 1
+            self._record_dropped(dropped)
         if self._settings.alone:
             self._note(self._record(step, "local", None, now_s, now_s))
             return
-        uplink.wake()
+        if not sent:
+            uplink.wake()
         if self._settings.lossless:
             while self._spool.windows >= self._settings.max_backlog:
                 await self._wait_for_progress(uplink)
 
-    def _not_kept(self, step: Step, error: StorageError) -> None:
-        """A full or read-only disk costs this window, not the stream: listening and deciding go on."""
-        self.counters.dropped += 1
-        logger.log(
-            logging.DEBUG if self.counters.dropped > 1 else logging.ERROR, "windows are lost: %s", error
-        )
-        self._note(
-            {
-                "kind": "window",
-                "stream": step.stream,
-                "sequence": step.sequence,
-                "state": "dropped",
-                "reason": str(error),
-            }
-        )
+    def _record_dropped(self, dropped: list[tuple[str, int]]) -> None:
+        for stream, sequence in dropped:
+            self.counters.dropped += 1
+            self._offered.pop((stream, sequence), None)
+            self._note({"kind": "window", "stream": stream, "sequence": sequence, "state": "dropped"})
+
+    def _not_kept(self, step: Step, error: StorageError, sent: bool) -> None:
+        """A full or read-only disk costs this window, not the stream: listening and deciding go on.
+
+        One that is on the wire already is lost only if the link breaks before its answer.
+        """
+        state = "unkept" if sent else "dropped"
+        if sent:
+            self.counters.unkept += 1
+        else:
+            self.counters.dropped += 1
+        first = self.counters.unkept + self.counters.dropped == 1
+        logger.log(logging.ERROR if first else logging.DEBUG, "windows are not kept: %s", error)
+        about = {"kind": "window", "stream": step.stream, "sequence": step.sequence}
+        self._note({**about, "state": state, "reason": str(error)})
 
     async def _flush(self, uplink: Uplink) -> None:
         if self._settings.alone:

@@ -1,6 +1,6 @@
 """The device's spool: windows that the server has not acknowledged yet, kept over crashes and outages.
 
-A window is put here, in one transaction with its stream's cursor, before it is offered to the network; it leaves when the server has
+A window is put here, in one transaction with its stream's cursor, before any answer to it counts; it leaves when the server has
 acknowledged it. So after ``kill -9`` the device knows which sequence number and sample come next, and which windows to send again.
 The stated loss window is the one window being processed: what `put` has returned from is safe from the death of the process (and with
 durability "power" from a power cut; with "process" a power cut may cost the last seconds).
@@ -22,12 +22,24 @@ from types import TracebackType
 from typing import Any
 
 from streamsplit.client.spool_file import lock_out_others, open_or_begin
-from streamsplit.client.spool_rows import COLUMNS, INSERT, REPLACE, SCHEMA, SCHEMA_VERSION, row_of, step_of
+from streamsplit.client.spool_rows import (
+    COLUMNS,
+    FORGET_STREAMS,
+    INSERT,
+    REPLACE,
+    SCHEMA,
+    SCHEMA_VERSION,
+    row_of,
+    step_of,
+)
 from streamsplit.client.step import Step
 from streamsplit.database import Durability, storage_error, transaction
 from streamsplit.errors import ConfigError
 
 Key = tuple[str, int]
+
+MOST_PAST_STREAMS = 1000
+"""Streams without a window here that are remembered, so that a replay can be gone on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,7 @@ class Spool:
             self._windows, self._bytes, self._dropped = self._count()
             # Numbers only grow while the spool is open, so `pending(after)` never misses one; SQLite's AUTOINCREMENT would write a
             # second table at every put for that.
-            self._next_id = 1 + self._fetch("SELECT COALESCE(MAX(id), 0) FROM windows", ())[0][0]
+            self._next_id: int = 1 + self._fetch("SELECT COALESCE(MAX(id), 0) FROM windows", ())[0][0]
         except BaseException:
             os.close(self._lock_file)
             raise
@@ -97,6 +109,11 @@ class Spool:
     def windows(self) -> int:
         """Windows waiting for their acknowledgement."""
         return self._windows
+
+    @property
+    def next_row(self) -> int:
+        """The number `pending` will give the next window that is put here."""
+        return self._next_id
 
     @property
     def bytes(self) -> int:
@@ -274,8 +291,9 @@ class Spool:
         self.close()
 
     def _begin(self) -> int:
-        """A number for this opening: times on the monotonic clock of another one mean nothing."""
+        """A number for this opening: times on the monotonic clock of another one mean nothing. Streams long past are forgotten."""
         with transaction(self._connection, self.path, "open") as connection:
+            connection.execute(FORGET_STREAMS, (MOST_PAST_STREAMS,))
             connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'openings'")
             return int(connection.execute("SELECT value FROM counters WHERE name = 'openings'").fetchone()[0])
 

@@ -53,6 +53,10 @@ INSERT INTO windows(id, stream, sequence, start_sample, split, codec, version, s
                     bytes, payload, features)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+FORGET_STREAMS = """
+DELETE FROM streams WHERE stream NOT IN (SELECT stream FROM windows)
+                      AND stream NOT IN (SELECT stream FROM streams ORDER BY started_unix_ms DESC LIMIT ?)
+"""
 REPLACE = INSERT.replace("INSERT", "REPLACE")
 
 

@@ -1,7 +1,6 @@
-"""The stream to the server: sends what the spool holds, takes acknowledgements, comes back after every failure.
+"""The stream to the server: one conversation after another, coming back after every failure.
 
-The spool is the queue: the uplink reads it in order, remembers how far it has sent on this connection, and starts over at the oldest
-row after a reconnect. Nothing leaves the spool before the server has committed it, or has said that it never will.
+The spool is the queue: a conversation reads it in order, and the next one starts over at the oldest row.
 """
 
 from __future__ import annotations
@@ -11,17 +10,15 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from enum import Enum
 from types import TracebackType
 
-import grpc
-
 from streamsplit import __version__
-from streamsplit.client.channel import meaning, metadata, open_channel
-from streamsplit.client.connection import Call, Connection
-from streamsplit.client.edge import as_features
+from streamsplit.client.channel import metadata, open_channel
+from streamsplit.client.connection import Connection
+from streamsplit.client.conversation import Answer, Conversation, Desk
 from streamsplit.client.link_estimator import LinkEstimator
 from streamsplit.client.socket_stats import SocketMeter, supported
 from streamsplit.client.spool import Spool
@@ -36,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_S = (0.25, 30.0)
 REFUSED_RETRY_S = 60.0
-WATCH_S = 0.5
-_NOWHERE = 1 << 62
+METER_S = 0.5
+MAX_VERSIONS = 16
 
 
 class LinkState(Enum):
@@ -47,33 +44,6 @@ class LinkState(Enum):
     UP = "up"
     DRAINING = "draining"
     REFUSED = "refused"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """What became of one window.
-
-    Attributes:
-        step: as it was sent (its split may have changed on the way: see `messages.VersionGone`).
-        state: "acknowledged" or "rejected".
-        acknowledgement: the server's, where it acknowledged.
-        reason: why it was rejected.
-        sent_s, answered_s: monotonic.
-    """
-
-    step: Step
-    state: str
-    acknowledgement: messages.Acknowledgement | None
-    reason: str
-    sent_s: float
-    answered_s: float
-
-
-@dataclass(slots=True, eq=False)
-class _InFlight:
-    step: Step
-    row: int
-    sent_s: float
 
 
 class Uplink:
@@ -98,28 +68,19 @@ class Uplink:
         seed: int | None = None,
     ) -> None:
         self._settings = settings
-        self._version = version
         self._spool = spool
-        self._answered = answered
         self._clock = clock
         self._random = random.Random(seed)
-        self._wake = asyncio.Event()
-        self._in_flight: dict[tuple[str, int], _InFlight] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._progress_s = 0.0
-        self._busy_until_s = 0.0
-        self._sent_row = 0
-        self._rewind_to = _NOWHERE
-        self._unwanted: set[int] = set()
-        self._answers = 0
         self.estimator = LinkEstimator()
+        self._desk = Desk(settings, version, spool, self.estimator, answered, clock, self._random)
+        self._connection: Connection | None = None
+        self._talk: Conversation | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._state = LinkState.DOWN
         self.meter = SocketMeter(split_address(settings.server)[1]) if settings.server else None
-        self.state = LinkState.DOWN
-        self.serves_ours = False
         self.error: Exception | None = None
         self.connections = 0
-        self.message_bytes_up = 0
-        self.message_bytes_down = 0
+        self._message_bytes = (0, 0)
 
     async def __aenter__(self) -> Uplink:
         if self._settings.server is not None:
@@ -144,7 +105,17 @@ class Uplink:
         """
         if self._task and self._task.done():
             self._task.result()
-        self._wake.set()
+        if self._talk:
+            self._talk.wake()
+
+    @asynccontextmanager
+    async def at_once(self, step: Step) -> AsyncIterator[bool]:
+        """Around putting a window into the spool: sends it meanwhile if the line is idle; yields whether it did."""
+        if self._talk is None:
+            yield False
+            return
+        async with self._talk.at_once(step) as sent:
+            yield sent
 
     async def welcomed(self) -> None:
         """Returns once the server has let this device in.
@@ -163,14 +134,28 @@ class Uplink:
             await asyncio.sleep(0.02)
 
     @property
+    def state(self) -> LinkState:
+        """Where the uplink stands now."""
+        if self._talk is None:
+            return self._state
+        return LinkState.DRAINING if self._talk.draining else LinkState.UP
+
+    @property
+    def serves_ours(self) -> bool:
+        """Whether the server that is connected finishes windows of this device's version."""
+        return self._talk is not None and self._talk.serves_ours
+
+    @property
     def available(self) -> bool:
         """Whether a window sent now, cut anywhere, would be finished by the server."""
-        return self.state is LinkState.UP and self.serves_ours and self._clock() >= self._busy_until_s
+        return (
+            self.state is LinkState.UP and self.serves_ours and self._talk is not None and not self._talk.busy
+        )
 
     @property
     def in_flight(self) -> int:
         """Windows on the wire."""
-        return len(self._in_flight)
+        return self._talk.in_flight if self._talk else 0
 
     @property
     def bytes_measured_on(self) -> str:
@@ -180,255 +165,89 @@ class Uplink:
     @property
     def uplink_bytes(self) -> int:
         """Bytes sent to the server so far, as of at most half a second ago."""
-        return self.meter.total.sent if self.meter and supported() else self.message_bytes_up
+        return self.meter.total.sent if self.meter and supported() else self._messages()[0]
 
     @property
     def downlink_bytes(self) -> int:
         """Bytes received from the server so far, as of at most half a second ago."""
-        return self.meter.total.received if self.meter and supported() else self.message_bytes_down
+        return self.meter.total.received if self.meter and supported() else self._messages()[1]
+
+    def _messages(self) -> tuple[int, int]:
+        up, down = self._message_bytes
+        current = self._connection
+        return (up + current.sent_bytes, down + current.received_bytes) if current else (up, down)
 
     # Keeping the stream up.
 
     async def _keep_up(self) -> None:
         failures = 0
         while True:
-            answers = self._answers
             try:
                 await self._connect()
-                failures, delay_s = 0, 0.1
+                self._state, failures, delay_s = LinkState.DOWN, 0, 0.1
             except RefusedError as error:
                 self._down(LinkState.REFUSED, error)
                 delay_s = REFUSED_RETRY_S
             except (LinkError, RemoteProtocolError, StorageError) as error:
-                failures = 0 if self._answers > answers else failures + 1
+                failures = 0 if self._talk and self._talk.answers else failures + 1
                 self._down(LinkState.DOWN, error)
                 first, most = BACKOFF_S
                 delay_s = self._random.uniform(0.2, 1.0) * min(most, first * 2 ** min(failures, 10))
+            self._talk = None
             await asyncio.sleep(delay_s)
 
     def _down(self, state: LinkState, error: Exception) -> None:
-        level = logging.DEBUG if self.state is state and type(self.error) is type(error) else logging.WARNING
+        level = logging.DEBUG if self._state is state and type(self.error) is type(error) else logging.WARNING
         logger.log(level, "%s; windows stay in the spool", error)
-        self._set_state(state, error)
-
-    def _set_state(self, state: LinkState, error: Exception | None = None) -> None:
-        self.state, self.error = state, error
+        self._state, self.error = state, error
 
     async def _connect(self) -> None:
         """One connection, from its channel to its end. Returns when the server drained it; raises otherwise."""
         server = self._settings.server or ""
         channel = open_channel(self._settings)
-        self._in_flight.clear()
-        self._unwanted.clear()
-        self._sent_row, self._rewind_to = 0, _NOWHERE
         self.estimator.reset()
         try:
             call = pb_grpc.StreamSplitStub(channel).Connect(metadata=metadata(self._settings))
+            self._connection = Connection(call, server)
+            meter = asyncio.create_task(self._poll_meter(), name="uplink-meter")
             try:
                 async with asyncio.timeout(self._settings.connect_timeout_s):
-                    connection = await self._greet(call)
-                await self._converse(connection)
+                    self._talk = await self._greet(self._connection)
+                await self._talk.run()
             except TimeoutError:
                 raise LinkError(
                     f"server {server}: no answer within {self._settings.connect_timeout_s:g} s"
                 ) from None
-            except asyncio.InvalidStateError:  # gRPC's word for a write to a call that has just ended
-                raise LinkError(f"server {server}: the stream ended") from None
-            except grpc.aio.AioRpcError as error:
-                raise meaning(error.code(), error.details() or "", server) from None
             finally:
+                meter.cancel()
                 if self.meter:
                     self.meter.poll()
+                self._message_bytes, self._connection = self._messages(), None
                 call.cancel()
         finally:
             await channel.close()
 
-    async def _greet(self, call: Call) -> Connection:
-        names = (self._version.id, *(name for name in self._spool.versions() if name != self._version.id))[
-            :16
-        ]
-        hello = messages.Hello(messages.PROTOCOL, self._settings.device, names, f"streamsplit {__version__}")
-        await call.write(messages.device_message(hello))
-        welcome = await self._read(call)
-        if not isinstance(welcome, messages.Welcome):
-            raise RemoteProtocolError(f"server: expected Welcome, got {type(welcome).__name__}")
+    async def _poll_meter(self) -> None:
+        while self.meter:
+            await asyncio.sleep(METER_S)
+            self.meter.poll()
+
+    async def _greet(self, connection: Connection) -> Conversation:
+        ours = self._desk.version.id
+        names = (ours, *(name for name in self._spool.versions() if name != ours))[:MAX_VERSIONS]
+        await connection.greet(
+            messages.Hello(messages.PROTOCOL, self._settings.device, names, f"streamsplit {__version__}")
+        )
+        welcome = connection.welcome
         if not messages.interoperates(welcome.protocol):
             raise RefusedError(f"server speaks protocol {welcome.protocol}, this device {messages.PROTOCOL}")
         self.connections += 1
-        self._progress_s = self._clock()
-        self.serves_ours = any(served.version == self._version.id for served in welcome.served)
-        if not self.serves_ours:
+        talk = Conversation(self._desk, connection)
+        if not talk.serves_ours:
             logger.warning(
                 "the server does not serve %s (it serves %s)",
-                self._version.id,
+                ours,
                 ", ".join(served.version for served in welcome.served) or "nothing",
             )
-        self._set_state(LinkState.UP)
-        return Connection(call, names, welcome)
-
-    async def _converse(self, connection: Connection) -> None:
-        tasks = [
-            asyncio.create_task(work, name=f"uplink-{name}")
-            for name, work in (
-                ("send", self._send(connection)),
-                ("receive", self._receive(connection)),
-                ("watch", self._watch()),
-            )
-        ]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finished = [task for task in tasks if task.done()]
-            for task in finished:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _watch(self) -> None:
-        """Finds a server that neither answers nor hangs up."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            if self.meter:
-                self.meter.poll()
-            quiet_s = self._clock() - self._progress_s
-            if self._in_flight and quiet_s > self._settings.acknowledge_timeout_s:
-                raise LinkError(f"server {self._settings.server}: no answer for {quiet_s:.0f} s")
-
-    # Sending.
-
-    async def _send(self, connection: Connection) -> None:
-        while self.state is LinkState.UP:
-            self._wake.clear()
-            sent = await self._send_some(connection)
-            if not sent:
-                wait_s = self._busy_until_s - self._clock()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), wait_s if wait_s > 0 else None)
-        await connection.call.done_writing()
-        await asyncio.Event().wait()  # the receiver ends the connection
-
-    async def _send_some(self, connection: Connection) -> int:
-        room = connection.welcome.max_in_flight - len(self._in_flight)
-        if room <= 0 or self._clock() < self._busy_until_s:
-            return 0
-        self._sent_row, self._rewind_to = min(self._sent_row, self._rewind_to), _NOWHERE
-        sent = 0
-        for row, step in self._spool.pending(
-            self._sent_row, room + len(self._in_flight) + len(self._unwanted)
-        ):
-            self._sent_row = row
-            if step.key in self._in_flight or row in self._unwanted:
-                continue
-            await self._send_step(connection, row, step)
-            sent += 1
-            # An answer that came meanwhile may want an earlier window sent again: begin anew from there.
-            if sent >= room or self.state is not LinkState.UP or self._rewind_to != _NOWHERE:
-                break
-        return sent
-
-    async def _send_step(self, connection: Connection, row: int, step: Step) -> None:
-        opening = connection.opening(step, self._spool.stream)
-        if opening:
-            await self._write(connection, opening)
-        now_s = self._clock()
-        if not self._in_flight:
-            self._progress_s = now_s
-        self._in_flight[step.key] = _InFlight(step, row, now_s)
-        self.estimator.sent(step.key, len(step.payload), now_s)
-        await self._write(connection, connection.window_message(step))
-
-    async def _write(self, connection: Connection, message: messages.DeviceSays) -> None:
-        wire = messages.device_message(message)
-        self.message_bytes_up += wire.ByteSize() + 5
-        await connection.call.write(wire)
-
-    # Receiving.
-
-    async def _read(self, call: Call) -> messages.ServerSays | None:
-        """The next message; None at the end of a stream that ended well."""
-        while True:
-            message = await call.read()
-            if message is grpc.aio.EOF:
-                return None
-            self.message_bytes_down += message.ByteSize() + 5
-            said = messages.read_server_message(message)
-            if said is not None:
-                return said
-
-    async def _receive(self, connection: Connection) -> None:
-        while (said := await self._read(connection.call)) is not None:
-            self._progress_s = self._clock()
-            match said:
-                case messages.Acknowledgement():
-                    self._acknowledged(connection, said)
-                case messages.Busy():
-                    self._busy(connection, said)
-                case messages.VersionGone():
-                    self._version_gone(connection, said)
-                case messages.Rejected():
-                    self._rejected(connection, said)
-                case messages.Drain():
-                    logger.info("the server is draining; reconnecting in a moment")
-                    self._set_state(LinkState.DRAINING)
-                case messages.Welcome():
-                    raise RemoteProtocolError("server: Welcome came twice")
-            self._wake.set()
-        self._set_state(LinkState.DOWN)
-
-    def _take(self, connection: Connection, stream: int, sequence: int) -> _InFlight | None:
-        return self._in_flight.pop(connection.key(stream, sequence), None)
-
-    def _acknowledged(self, connection: Connection, ack: messages.Acknowledgement) -> None:
-        flight = self._take(connection, ack.stream, ack.sequence)
-        if flight is None:
-            return
-        now_s = self._clock()
-        self._answers += 1
-        self.estimator.acknowledged(flight.step.key, now_s, (ack.queue_us + ack.tail_us + ack.store_us) / 1e3)
-        self._answered(Answer(flight.step, "acknowledged", ack, "", flight.sent_s, now_s))
-        self._spool.acknowledge([flight.step.key])
-
-    def _busy(self, connection: Connection, busy: messages.Busy) -> None:
-        self._busy_until_s = self._clock() + busy.retry_ms / 1e3 * self._random.uniform(0.8, 1.2)
-        flight = self._take(connection, busy.stream, busy.sequence)
-        if flight:
-            self.estimator.lost(flight.step.key)
-            self._rewind_to = min(self._rewind_to, flight.row - 1)
-
-    def _version_gone(self, connection: Connection, gone: messages.VersionGone) -> None:
-        """Sends the window again from its features, to a served version whose front end makes equal ones."""
-        flight = self._take(connection, gone.stream, gone.sequence)
-        if flight is None:
-            return
-        self.estimator.lost(flight.step.key)
-        ours = flight.step.version == self._version.id
-        self.serves_ours = self.serves_ours and not ours
-        usable = [served.version for served in gone.served if served.front_end == flight.step.front_end]
-        again = as_features(flight.step, usable[0]) if usable else None
-        if again is None and not ours:
-            # An old window that nobody here can finish: it waits in the spool, and must not hold up those behind it.
-            logger.warning(
-                "window %d of %s waits for a server of %s",
-                flight.step.sequence,
-                flight.step.stream,
-                flight.step.version,
-            )
-            self._unwanted.add(flight.row)
-            return
-        if again is None:
-            raise RefusedError(
-                f"server {self._settings.server} does not serve {flight.step.version} and serves no version that takes its features "
-                f"(it serves {', '.join(served.version for served in gone.served) or 'nothing'})"
-            )
-        self._spool.replace(flight.step.key, again)
-        self._rewind_to = min(self._rewind_to, flight.row - 1)
-
-    def _rejected(self, connection: Connection, rejected: messages.Rejected) -> None:
-        flight = self._take(connection, rejected.stream, rejected.sequence)
-        if flight is None:
-            return
-        self.estimator.lost(flight.step.key)
-        logger.warning("the server rejected a window: %s", rejected.reason)
-        self._answered(Answer(flight.step, "rejected", None, rejected.reason, flight.sent_s, self._clock()))
-        self._spool.acknowledge([flight.step.key])
+        self._state, self.error = LinkState.UP, None
+        return talk

@@ -33,6 +33,7 @@ from streamsplit.server.session import (
 from streamsplit.server.tail import Outcome, Tail
 from streamsplit.server.versions import ServedVersion
 from streamsplit.wire import messages
+from streamsplit.wire.shorthand import Shorthand
 from streamsplit.wire.v1 import streamsplit_pb2 as pb
 from streamsplit.wire.v1 import streamsplit_pb2_grpc as pb_grpc
 
@@ -65,6 +66,7 @@ class Connection:
     def __init__(self, session: Session, submit: Callable[[Process, Connection], None]) -> None:
         self.session = session
         self._submit = submit
+        self._shorthand = Shorthand()
         self._outbox: list[pb.ServerMessage] = []
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -93,6 +95,7 @@ class Connection:
         """Feeds the session until the device half-closes."""
         async for request in requests:
             try:
+                self._shorthand.complete(request)
                 message = messages.read_device_message(request)
             except RemoteProtocolError as error:
                 self._carry_out(Close(Code.BAD_MESSAGE, str(error)))

@@ -18,6 +18,7 @@ from streamsplit.client.app import Device, device
 from streamsplit.client.daemon import DaemonSettings
 from streamsplit.client.journal import read
 from streamsplit.client.recording import Skip
+from streamsplit.client.uplink import LinkState
 from streamsplit.config import ClientSettings, ClientTls
 from streamsplit.encoders.registry import make_untrained
 from streamsplit.encoders.version import Version
@@ -359,3 +360,41 @@ async def test_a_key_file_that_is_not_there_is_named(compact: Version, tmp_path:
     with pytest.raises(ConfigError, match=r"tls.ca = .*nowhere.pem"):
         async with client(tmp_path, compact, Played([]), "192.0.2.1:50051", tls=tls) as made:
             await made.run()
+
+
+async def test_at_leisure_a_window_is_on_the_wire_before_it_is_on_the_disk(
+    serve: Serve, compact: Version, sound: Samples, tmp_path: Path
+) -> None:
+    source = Played(blocks(sound, 10), pause_s=0.1)
+    async with (
+        serve() as server,
+        client(tmp_path / "c", compact, source, f"127.0.0.1:{server.port}") as made,
+    ):
+        await made.run()
+        assert made.spool.windows == 0
+        assert made.uplink.state is LinkState.UP
+    measured = [r["measured"] for r in read(tmp_path / "c" / "journal.jsonl") if r["kind"] == "window"]
+    assert sum(one["spool_ms"] == 0.0 for one in measured) >= 8
+    assert [row.sequence for row in rows(tmp_path)] == list(range(10))
+
+
+async def test_a_disk_without_room_for_the_spool_still_lets_windows_through(
+    serve: Serve, compact: Version, sound: Samples, tmp_path: Path
+) -> None:
+    source = Played(blocks(sound, 8), pause_s=0.1)
+    async with (
+        serve() as server,
+        client(
+            tmp_path / "c", compact, source, f"127.0.0.1:{server.port}", lossless=False, decider="fixed:1"
+        ) as made,
+    ):
+        with made.spool._lock:
+            pages = made.spool._connection.execute("PRAGMA page_count").fetchone()[0]
+            made.spool._connection.execute(f"PRAGMA max_page_count={pages}")
+        counters = await made.run()
+        assert counters.unkept > 0
+        assert counters.unkept + counters.dropped + counters.processed == 8
+        await asyncio.sleep(0.2)
+    stored = {row.sequence for row in rows(tmp_path)}
+    assert len(stored) >= 8 - counters.dropped
+    assert len(journaled(tmp_path / "c", "unkept")) == counters.unkept

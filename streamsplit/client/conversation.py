@@ -1,0 +1,305 @@
+"""One connection from its welcome to its end: windows go out, answers come in, silence is noticed.
+
+Two ways lead onto the wire. A window that finds nothing waiting before it is written at once (`at_once`) and put into the spool while it
+travels; everything else is read from the spool in order. Either way its answer is looked at only once the spool holds it, and nothing
+leaves the spool before the server has committed it, or has said that it never will.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from streamsplit.client.connection import Connection
+from streamsplit.client.edge import as_features
+from streamsplit.client.link_estimator import LinkEstimator
+from streamsplit.client.spool import Spool
+from streamsplit.client.step import Step
+from streamsplit.config import ClientSettings
+from streamsplit.encoders.registry import Version
+from streamsplit.errors import LinkError, RefusedError, RemoteProtocolError
+from streamsplit.wire import messages
+
+logger = logging.getLogger(__name__)
+
+WATCH_S = 0.5
+BRIEF_BYTES = 16 << 10
+"""Up to here a message to an idle connection leaves without waiting for the other end to make room."""
+_NOWHERE = 1 << 62
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What became of one window.
+
+    Attributes:
+        step: as it was sent (its split may have changed on the way: see `messages.VersionGone`).
+        state: "acknowledged" or "rejected".
+        acknowledgement: the server's, where it acknowledged.
+        reason: why it was rejected.
+        sent_s, answered_s: monotonic.
+    """
+
+    step: Step
+    state: str
+    acknowledgement: messages.Acknowledgement | None
+    reason: str
+    sent_s: float
+    answered_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Desk:
+    """What every conversation of one uplink shares.
+
+    Attributes:
+        settings: where and how.
+        version: what this device computes heads of.
+        spool: what is to be sent.
+        estimator: of the link; told of every window and every answer.
+        answered: called on the event loop for every window that is done with, before it leaves the spool.
+        clock: monotonic seconds.
+        random: jitter.
+    """
+
+    settings: ClientSettings
+    version: Version
+    spool: Spool
+    estimator: LinkEstimator
+    answered: Callable[[Answer], None]
+    clock: Callable[[], float]
+    random: random.Random
+
+
+@dataclass(slots=True, eq=False)
+class _InFlight:
+    step: Step
+    row: int
+    sent_s: float
+
+
+class Conversation:
+    """See the module's text; `run` is its life.
+
+    Attributes:
+        serves_ours: the server finishes windows of this device's version.
+        draining: the server is going down; nothing more is sent.
+        answers: windows answered so far.
+    """
+
+    def __init__(self, desk: Desk, connection: Connection) -> None:
+        self._desk = desk
+        self._connection = connection
+        self._in_flight: dict[tuple[str, int], _InFlight] = {}
+        self._unwanted: set[int] = set()
+        self._sent_row = 0
+        self._rewind_to = _NOWHERE
+        self._busy_until_s = 0.0
+        self._progress_s = desk.clock()
+        self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._keeping = asyncio.Lock()
+        self.serves_ours = any(served.version == desk.version.id for served in connection.welcome.served)
+        self.draining = False
+        self.answers = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Windows on the wire."""
+        return len(self._in_flight)
+
+    @property
+    def busy(self) -> bool:
+        """The server has asked for a pause."""
+        return self._desk.clock() < self._busy_until_s
+
+    def wake(self) -> None:
+        """Says that the spool has something new."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Talks until the server has drained the connection; every other end is an error.
+
+        Raises:
+            LinkError: the server fell silent.
+            RemoteProtocolError, RefusedError: it said what makes no sense, or does not want this device's windows.
+        """
+        tasks = [
+            asyncio.create_task(work, name=f"uplink-{name}")
+            for name, work in (("send", self._send()), ("receive", self._receive()), ("watch", self._watch()))
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in tasks if task.done()]:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """Finds a server that neither answers nor hangs up."""
+        settings = self._desk.settings
+        while True:
+            await asyncio.sleep(WATCH_S)
+            quiet_s = self._desk.clock() - self._progress_s
+            if self._in_flight and quiet_s > settings.acknowledge_timeout_s:
+                raise LinkError(f"server {settings.server}: no answer for {quiet_s:.0f} s")
+
+    # Sending.
+
+    @asynccontextmanager
+    async def at_once(self, step: Step) -> AsyncIterator[bool]:
+        """Writes a window that the spool does not hold yet, if the line is idle; the body puts it there.
+
+        The body's disk write then costs no latency, and a loop that listens is never held up by a slow link: what could wait for
+        room on the wire goes the long way.
+
+        Yields:
+            Whether it is on the wire. If not, it goes the long way, through the spool.
+        """
+        async with self._keeping:
+            sent = len(step.payload) <= BRIEF_BYTES and self._idle()
+            if sent:
+                self._sent_row = self._desk.spool.next_row
+                try:
+                    await self._send_step(self._sent_row, step)
+                except (LinkError, RefusedError):
+                    sent = False  # the receiver has heard it, too, and ends this conversation
+            yield sent
+
+    def _idle(self) -> bool:
+        return not (
+            self._in_flight
+            or self._writing.locked()
+            or self.draining
+            or self.busy
+            or self._rewind_to != _NOWHERE
+            or self._desk.spool.windows > len(self._unwanted)
+        )
+
+    async def _send(self) -> None:
+        while not self.draining:
+            self._wake.clear()
+            sent = await self._send_some()
+            if not sent:
+                wait_s = self._busy_until_s - self._desk.clock()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), wait_s if wait_s > 0 else None)
+        await self._connection.done_writing()
+        await asyncio.Event().wait()  # the receiver ends the connection
+
+    async def _send_some(self) -> int:
+        room = self._connection.welcome.max_in_flight - len(self._in_flight)
+        if room <= 0 or self.busy:
+            return 0
+        self._sent_row, self._rewind_to = min(self._sent_row, self._rewind_to), _NOWHERE
+        sent = 0
+        most = room + len(self._in_flight) + len(self._unwanted)
+        for row, step in self._desk.spool.pending(self._sent_row, most):
+            self._sent_row = row
+            if step.key in self._in_flight or row in self._unwanted:
+                continue
+            await self._send_step(row, step)
+            sent += 1
+            # An answer that came meanwhile may want an earlier window sent again: begin anew from there.
+            if sent >= room or self.draining or self._rewind_to != _NOWHERE:
+                break
+        return sent
+
+    async def _send_step(self, row: int, step: Step) -> None:
+        async with self._writing:
+            opening = self._connection.opening(step, self._desk.spool.stream)
+            if opening:
+                await self._connection.write(opening)
+            now_s = self._desk.clock()
+            if not self._in_flight:
+                self._progress_s = now_s
+            self._in_flight[step.key] = _InFlight(step, row, now_s)
+            self._desk.estimator.sent(step.key, len(step.payload), now_s)
+            await self._connection.write(self._connection.window_message(step))
+
+    # Receiving.
+
+    async def _receive(self) -> None:
+        while (said := await self._connection.read()) is not None:
+            self._progress_s = self._desk.clock()
+            async with self._keeping:  # what is on the wire is in the spool, too, before its answer counts
+                pass
+            match said:
+                case messages.Acknowledgement():
+                    self._acknowledged(said)
+                case messages.Busy():
+                    self._put_off(said)
+                case messages.VersionGone():
+                    self._version_gone(said)
+                case messages.Rejected():
+                    self._rejected(said)
+                case messages.Drain():
+                    logger.info("the server is draining; reconnecting in a moment")
+                    self.draining = True
+                case messages.Welcome():
+                    raise RemoteProtocolError("server: Welcome came twice")
+            self._wake.set()
+
+    def _take(self, stream: int, sequence: int) -> _InFlight | None:
+        return self._in_flight.pop(self._connection.key(stream, sequence), None)
+
+    def _acknowledged(self, ack: messages.Acknowledgement) -> None:
+        flight = self._take(ack.stream, ack.sequence)
+        if flight is None:
+            return
+        server_ms = (ack.queue_us + ack.tail_us + ack.store_us) / 1e3
+        self._desk.estimator.acknowledged(flight.step.key, self._progress_s, server_ms)
+        self._done(Answer(flight.step, "acknowledged", ack, "", flight.sent_s, self._progress_s))
+
+    def _rejected(self, rejected: messages.Rejected) -> None:
+        flight = self._take(rejected.stream, rejected.sequence)
+        if flight is None:
+            return
+        self._desk.estimator.lost(flight.step.key)
+        logger.warning("the server rejected a window: %s", rejected.reason)
+        self._done(Answer(flight.step, "rejected", None, rejected.reason, flight.sent_s, self._progress_s))
+
+    def _done(self, answer: Answer) -> None:
+        self.answers += 1
+        self._desk.answered(answer)
+        self._desk.spool.acknowledge([answer.step.key])
+
+    def _put_off(self, busy: messages.Busy) -> None:
+        self._busy_until_s = self._desk.clock() + busy.retry_ms / 1e3 * self._desk.random.uniform(0.8, 1.2)
+        flight = self._take(busy.stream, busy.sequence)
+        if flight:
+            self._desk.estimator.lost(flight.step.key)
+            self._rewind_to = min(self._rewind_to, flight.row - 1)
+
+    def _version_gone(self, gone: messages.VersionGone) -> None:
+        """Sends the window again from its features, to a served version whose front end makes equal ones."""
+        flight = self._take(gone.stream, gone.sequence)
+        if flight is None:
+            return
+        self._desk.estimator.lost(flight.step.key)
+        step = flight.step
+        ours = step.version == self._desk.version.id
+        self.serves_ours = self.serves_ours and not ours
+        usable = [served.version for served in gone.served if served.front_end == step.front_end]
+        again = as_features(step, usable[0]) if usable else None
+        if again is None and not ours:
+            # An old window that nobody here can finish: it waits in the spool, and must not hold up those behind it.
+            logger.warning(
+                "window %d of %s waits for a server of %s", step.sequence, step.stream, step.version
+            )
+            self._unwanted.add(flight.row)
+            return
+        if again is None:
+            raise RefusedError(
+                f"server {self._desk.settings.server} does not serve {step.version} and serves no version that takes its features "
+                f"(it serves {', '.join(served.version for served in gone.served) or 'nothing'})"
+            )
+        self._desk.spool.replace(step.key, again)
+        self._rewind_to = min(self._rewind_to, flight.row - 1)
