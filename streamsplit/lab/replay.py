@@ -51,7 +51,7 @@ class ReplaySettings:
     Attributes:
         source: a recording, a folder of recordings, or a manifest (CSV).
         out: the run's folder.
-        client: the client's settings; its `state_dir` is replaced by `out`, its `server` may be "embedded".
+        client: the client's settings; its `state_dir` is replaced by `out`, and its `device`, where nobody set it, by a name of the run's own.
         embedded: start a server for this run.
         speed: "real", "max", or a factor of real time.
         seed: of the made conditions, and of the order with `shuffle`.
@@ -189,18 +189,19 @@ def _begin(settings: ReplaySettings, recordings: Sequence[Recording], version: V
         state = _State(**{**asdict(earlier), "attempts": earlier.attempts + 1})
     else:
         _clear(settings.out)
-        name = settings.client.device if settings.client.token_file or settings.client.tls else None
-        # Without credentials the device's name is this run's own, so that a server meets every run as a new device.
-        unique = f"replay-{fingerprint[:6]}-{time.time_ns() % 16**8:08x}"
-        state = _State(
-            fingerprint, described, name or unique, _stream_name(name, unique, fingerprint), False, 1
-        )
+        name, unique = _device_name(settings.client), f"replay-{fingerprint[:6]}-{time.time_ns() % 16**8:08x}"
+        # A server that goes on after the run must not take its windows for an earlier run's: device or stream is this run's own.
+        known_by_name = name and settings.client.server and not settings.embedded
+        stream = unique if known_by_name else f"replay-{fingerprint}"
+        state = _State(fingerprint, described, name or unique, stream, False, 1)
     _write_state(settings.out, state, finished=False)
     return state
 
 
-def _stream_name(device_name: str | None, unique: str, fingerprint: str) -> str:
-    return unique if device_name else f"replay-{fingerprint}"
+def _device_name(client: ClientSettings) -> str | None:
+    """The name that the user gave this device, or that its credentials are for; None: any will do."""
+    given = "device" in client.model_fields_set or client.token_file or client.tls
+    return client.device if given else None
 
 
 def _described(settings: ReplaySettings, recordings: Sequence[Recording], version: Version) -> dict[str, Any]:
@@ -221,6 +222,7 @@ def _described(settings: ReplaySettings, recordings: Sequence[Recording], versio
         "seed": settings.seed,
         "conditions": settings.conditions,
         "server": EMBEDDED if settings.embedded else client.server,
+        "device": _device_name(client),
         "profile": str(client.profile) if client.profile else None,
     }
 

@@ -68,12 +68,18 @@ def wait_for(path: Path, lines: int) -> None:
 
 def test_two_replays_with_one_seed_differ_only_in_what_was_measured(clips: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        streamsplit("replay", clips, "--decider", "heuristic", "--seed", 7, "--out", tmp_path / name)
+        command = ("replay", clips, "--decider", "heuristic", "--seed", 7, "--device", "kitchen")
+        streamsplit(*command, "--out", tmp_path / name)
     one, two = summary(tmp_path / "one"), summary(tmp_path / "two")
     assert (one["windows"], one["stored"], one["lost"], one["duplicated"]) == (120, 120, 0, 0)
     assert len(one["splits"]) > 1
     assert one["digest"] == two["digest"]
     assert without_measurements(tmp_path / "one") == without_measurements(tmp_path / "two")
+    assert devices(tmp_path / "one") == devices(tmp_path / "two") == {"kitchen"}
+
+
+def devices(out: Path) -> set[str]:
+    return {row.device for row in EmbeddingStore(out / "embeddings.db", read_only=True).iterate()}
 
 
 def test_stored_embeddings_are_those_of_a_direct_forward_pass_within_the_codec(
@@ -89,6 +95,8 @@ def test_stored_embeddings_are_those_of_a_direct_forward_pass_within_the_codec(
         stored = np.stack([row.embedding for row in rows if row.source == source])
         np.testing.assert_allclose(stored, direct, atol=1e-5)
         assert {row.label for row in rows if row.source == source} == {str(source).split("/")[0]}
+    (device,) = {row.device for row in rows}
+    assert device.startswith("replay-"), "a device that nobody named has a name of the run's own"
 
 
 def test_a_client_killed_again_and_again_finishes_with_nothing_missing_or_doubled(
