@@ -75,17 +75,28 @@ def expected_bytes(
     return bytes_of
 
 
-def settle_norms(encoder: SplitEncoder, mel: Tensor) -> None:
-    """Sets every batch norm's statistics to those of the windows given, as the plain mean over batches; for random weights."""
-    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+def settle_norms(encoder: SplitEncoder, activation: Tensor, split: int = 0) -> None:
+    """Sets batch norms' statistics to those of the windows given, as the plain mean over batches.
+
+    Args:
+        encoder: changed in place; left in evaluation mode.
+        activation: windows at boundary `split`; log-mel at 0.
+        split: batch norms of the blocks before it stay as they are.
+    """
+    before = {id(module) for block in encoder.blocks[:split] for module in block.modules()}
+    norms = [
+        module
+        for module in encoder.modules()
+        if isinstance(module, nn.BatchNorm2d) and id(module) not in before
+    ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
     encoder.train()
     with one_thread(), torch.no_grad():
-        for part in torch.split(mel, CHUNK):
-            encoder.embeddings(part)
+        for part in torch.split(activation, CHUNK):
+            encoder.embeddings(part, split)
     encoder.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -80,9 +80,9 @@ class CompactEncoder(SplitEncoder):
         self._check(split)
         return LITE if split == self.last_split else DENSE
 
-    def embeddings(self, mel: Tensor) -> dict[str, Tensor]:
-        """Both embeddings [B, D] from one pass through the front."""
-        boundary = self._front(mel, 0)
+    def embeddings(self, activation: Tensor, split: int = 0) -> dict[str, Tensor]:
+        """Both embeddings [B, D] from one pass through what is left of the front."""
+        boundary = self._front(activation, split)
         return {DENSE: self._dense(boundary), LITE: self._lite(boundary)}
 
     def _pooled(self, mel: Tensor, path: str) -> Tensor:

@@ -90,9 +90,9 @@ class SplitEncoder(nn.Module):
         self._check(split)
         return FULL
 
-    def embeddings(self, mel: Tensor) -> dict[str, Tensor]:
-        """Every path's embedding [B, D], what they share computed once: for training."""
-        return {FULL: self.forward(mel)}
+    def embeddings(self, activation: Tensor, split: int = 0) -> dict[str, Tensor]:
+        """Every path's embedding [B, D] from boundary `split` (before L) on, what they share computed once: for training."""
+        return {FULL: self.tail(activation, split)}
 
     def pooled(self, mel: Tensor, path: str) -> Tensor:
         """The pooled features before the embedding head, [B, P]: what probes read. P depends on the path."""

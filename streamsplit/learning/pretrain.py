@@ -26,7 +26,13 @@ from streamsplit.encoders.version import Version, freeze
 from streamsplit.errors import ConfigError
 from streamsplit.learning.losses import effective_rank, joint_info_nce
 from streamsplit.learning.pool import FEWEST_SEGMENTS, WindowPool
-from streamsplit.learning.progress import Progress, load_progress, save_progress
+from streamsplit.learning.progress import (
+    Progress,
+    load_progress,
+    optimiser_tensors,
+    restore_optimiser,
+    save_progress,
+)
 from streamsplit.learning.views import ViewSettings, view
 
 CALIBRATION_WINDOWS = 480
@@ -200,16 +206,12 @@ class Trainer:
 
     def progress(self) -> Progress:
         """Where it stands."""
-        names = [name for name, _ in self.encoder.named_parameters()]
-        state = self.optimiser.state_dict()["state"]
         return Progress(
             step=self.done,
             settings=self._said(),
             pool=self.pool.fingerprint,
             weights=self.encoder.state_dict(),
-            optimiser={
-                f"{names[place]}/{key}": value for place, own in state.items() for key, value in own.items()
-            },
+            optimiser=optimiser_tensors(self.encoder, self.optimiser),
             losses={name: torch.tensor(values, dtype=torch.float64) for name, values in self.losses.items()},
         )
 
@@ -231,12 +233,7 @@ class Trainer:
                 f"{path}: was trained on other sounds (windows {saved.pool}, got {self.pool.fingerprint})"
             )
         self.encoder.load_state_dict(dict(saved.weights))
-        places = {name: place for place, (name, _) in enumerate(self.encoder.named_parameters())}
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in saved.optimiser.items():
-            name, _, entry = key.rpartition("/")
-            state.setdefault(places[name], {})[entry] = value
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+        restore_optimiser(self.encoder, self.optimiser, saved.optimiser)
         self.losses = {name: values.tolist() for name, values in saved.losses.items()}
         self.done = saved.step
 

@@ -1,7 +1,8 @@
 """Training that a kill cannot undo: weights, optimiser and losses so far in one safetensors file that is replaced as a whole.
 
 Metadata: one entry, "streamsplit-training", a JSON object with format_version (1), step, settings and pool (the fingerprint of the
-windows). Tensors: "weights/NAME", "optimiser/PARAMETER/STATE" and "losses/TERM" [steps]. Nothing in it is ever executed.
+windows). Tensors: "weights/NAME", "optimiser/PARAMETER/STATE", "losses/TERM" [steps] and, where a trainer has more to keep, "more/NAME".
+Nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamsplit.errors import ConfigError, StorageError
 
@@ -35,6 +37,7 @@ class Progress:
         weights: by name.
         optimiser: "PARAMETER/STATE" -> tensor.
         losses: term -> [step] of each step so far.
+        more: whatever else the trainer keeps, by name.
     """
 
     step: int
@@ -43,6 +46,41 @@ class Progress:
     weights: Mapping[str, Tensor]
     optimiser: Mapping[str, Tensor]
     losses: Mapping[str, Tensor]
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def optimiser_tensors(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state by the names of the parameters it trains: "PARAMETER/STATE" -> tensor.
+
+    Args:
+        module: all of whose parameters that ask for gradients the optimiser was given, in their order.
+        optimiser: with tensors for its state.
+    """
+    names = _trained(module)
+    state = optimiser.state_dict()["state"]
+    return {f"{names[place]}/{key}": value for place, own in state.items() for key, value in own.items()}
+
+
+def restore_optimiser(
+    module: nn.Module, optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor]
+) -> None:
+    """Gives an optimiser what `optimiser_tensors` returned.
+
+    Raises:
+        ConfigError: a parameter that this module does not train.
+    """
+    places = {name: place for place, name in enumerate(_trained(module))}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in saved.items():
+        name, _, entry = key.rpartition("/")
+        if name not in places:
+            raise ConfigError(f"progress: expected the state of parameters trained here, got that of {name}")
+        state.setdefault(places[name], {})[entry] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def _trained(module: nn.Module) -> list[str]:
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
 def save_progress(progress: Progress, path: Path) -> None:
@@ -51,7 +89,12 @@ def save_progress(progress: Progress, path: Path) -> None:
     Raises:
         StorageError: the folder is missing, read-only or full.
     """
-    parts = {"weights": progress.weights, "optimiser": progress.optimiser, "losses": progress.losses}
+    parts = {
+        "weights": progress.weights,
+        "optimiser": progress.optimiser,
+        "losses": progress.losses,
+        "more": progress.more,
+    }
     tensors = {
         f"{part}/{name}": tensor.detach().cpu().contiguous()
         for part, named in parts.items()
@@ -107,6 +150,7 @@ def load_progress(path: Path) -> Progress:
             _part(tensors, "weights/"),
             _part(tensors, "optimiser/"),
             _part(tensors, "losses/"),
+            _part(tensors, "more/"),
         )
     except (KeyError, TypeError) as error:
         raise StorageError(f"{path}: damaged metadata: {error}") from error

@@ -113,6 +113,14 @@ class ReplayReader:
         )
         return [other for other in map(_window, rows) if other.key != window.key]
 
+    def run(self, device: str, stream: str, first: int, count: int) -> list[BufferedWindow]:
+        """Those of a stream's windows first, first + 1, ..., `count` of them, that are here, in order."""
+        rows = self._fetch(
+            f"SELECT {_COLUMNS} FROM windows WHERE device = ? AND stream = ? AND sequence BETWEEN ? AND ? ORDER BY sequence",
+            (device, stream, first, first + count - 1),
+        )
+        return [_window(row) for row in rows]
+
     def sample_pairs(
         self,
         count: int,

@@ -56,6 +56,16 @@ def test_tail_of_head_equals_the_whole_at_every_split(subject: Subject) -> None:
 
 
 @torch.inference_mode()
+def test_every_path_can_be_finished_from_every_boundary(subject: Subject) -> None:
+    encoder = subject.encoder
+    whole = encoder.embeddings(subject.mel[:3])
+    for split in range(encoder.last_split):
+        rest = encoder.embeddings(encoder.head(subject.mel[:3], split), split)
+        for path, embedding in whole.items():
+            torch.testing.assert_close(rest[path], embedding, atol=1e-6, rtol=0)
+
+
+@torch.inference_mode()
 def test_forward_is_the_best_path(subject: Subject) -> None:
     encoder = subject.encoder
     assert torch.equal(encoder(subject.mel[:2]), encoder.embeddings(subject.mel[:2])[encoder.path(0)])

@@ -1,0 +1,124 @@
+"""Which windows the refiner learns from, and which it is judged by: drawn from the replay, never the same for both.
+
+A stretch is 16 consecutive windows of one stream. One stretch in ten, by its name alone, is held out: whoever asks gets the same
+answer, on every machine and after every restart, and neighbours of a judged window are not learned from either (but at its stretch's ends).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer
+from streamsplit.learning.refine import Lesson, RefineSettings
+from streamsplit.learning.replay import ReplayReader
+
+STRETCH = 16
+HELD_OUT_ONE_IN = 10
+FROM_ONE_STRETCH = 6
+"""Windows judged of one stretch: enough to find each other, few enough that many stretches are heard."""
+OVERDRAW = 2
+"""Windows drawn for one that is used: a tenth is held out, others may be of versions that cannot be used."""
+
+Usable = Callable[[BufferedWindow], bool]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Held-out windows.
+
+    Attributes:
+        windows: of several stretches.
+        stretches: the name of each one's stretch: the gate's recordings.
+    """
+
+    windows: list[BufferedWindow]
+    stretches: list[str]
+
+
+def stretch(window: BufferedWindow) -> str:
+    """The name of a window's stretch."""
+    return f"{window.device}/{window.stream}/{window.sequence // STRETCH}"
+
+
+def held_out(window: BufferedWindow) -> bool:
+    """Whether a window is judged by, and so never learned from."""
+    return zlib.crc32(stretch(window).encode()) % HELD_OUT_ONE_IN == 0
+
+
+def draw_lesson(
+    reader: ReplayReader,
+    buffer: TemporalBuffer,
+    settings: RefineSettings,
+    step: int,
+    usable: Usable = lambda window: True,
+) -> Lesson:
+    """What step number `step` learns from; the same replay, buffer, seed and step give the same.
+
+    Args:
+        reader: the replay.
+        buffer: the devices' last windows.
+        settings: of the refiner.
+        step: which.
+        usable: whether a window's payload can be learned from.
+
+    Returns:
+        Up to `batch` pairs; fewer where the replay has fewer windows.
+    """
+    chance = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 4)
+    found = reader.sample(OVERDRAW * settings.batch, chance)
+    anchors = [window for window in found if usable(window) and not held_out(window)][: settings.batch]
+    pairs = []
+    for anchor in anchors:
+        near = [
+            other
+            for other in reader.near(anchor, settings.neighbour_s)
+            if other.kind == anchor.kind and not held_out(other)
+        ] or [anchor]
+        pairs.append((anchor, near[int(torch.randint(len(near), (1,), generator=chance))]))
+    return Lesson(pairs, _recent(buffer, settings.hybrid_windows, chance, usable))
+
+
+def _recent(
+    buffer: TemporalBuffer, count: int, chance: torch.Generator, usable: Usable
+) -> list[BufferedWindow]:
+    """`count` windows in true time: one run of consecutive ones from each of up to four devices, by chance."""
+    devices = buffer.devices
+    if not devices or not count:
+        return []
+    chosen = torch.randperm(len(devices), generator=chance)[:4].tolist()
+    share = -(-count // len(chosen))
+    recent: list[BufferedWindow] = []
+    for place in chosen:
+        windows = [
+            window
+            for window in buffer.latest(devices[place], buffer.settings.windows_per_device)
+            if usable(window) and not held_out(window)
+        ]
+        begin = int(torch.randint(max(1, len(windows) - share + 1), (1,), generator=chance))
+        recent += windows[begin : begin + share]
+    return recent[:count]
+
+
+def draw_judged(reader: ReplayReader, count: int, seed: int, usable: Usable = lambda window: True) -> Judged:
+    """Up to `count` held-out windows, at most `FROM_ONE_STRETCH` of each stretch."""
+    chance = torch.Generator().manual_seed(seed)
+    windows: list[BufferedWindow] = []
+    names: list[str] = []
+    seen: set[str] = set()
+    for anchor in reader.sample(OVERDRAW * HELD_OUT_ONE_IN * count, chance):
+        name = stretch(anchor)
+        if len(windows) >= count:
+            break
+        if name in seen or not held_out(anchor):
+            continue
+        seen.add(name)
+        first = anchor.sequence // STRETCH * STRETCH
+        whole = reader.run(anchor.device, anchor.stream, first, STRETCH)
+        own = [window for window in whole if usable(window)][:FROM_ONE_STRETCH]
+        windows += own
+        names += [name] * len(own)
+    return Judged(windows[:count], names[:count])
