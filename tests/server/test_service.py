@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -270,24 +271,39 @@ async def test_random_bytes_on_the_port_harm_nobody(
             assert isinstance(await talk.hear(), messages.Acknowledgement)
 
 
-async def test_draining_finishes_what_is_in_flight_and_refuses_newcomers(
-    serve: Serve, compact: Version, windows: list[Window]
+async def test_draining_finishes_what_is_in_flight_and_refuses_what_is_new(
+    serve: Serve, compact: Version, windows: list[Window], tmp_path: Path
 ) -> None:
-    said = [message(compact, window, 3, Codec.INT4) for window in windows[:30]]
-    async with serve() as server, talking(server.port, *greeting(compact.id), *said) as talk:
+    said = [message(compact, window, 3, Codec.INT4) for window in windows[:10]]
+    bad, late = replace(said[0], sequence=900, split=77), replace(said[0], sequence=901)
+    async with serve() as server, talking(server.port, *greeting(compact.id)) as talk:
         await talk.hear()
-        first = await talk.hear()
-        drain = asyncio.create_task(server.service.drain(5.0))
-        heard = [first]
-        while len(heard) < 31:
-            heard.append(await talk.hear())
-            if isinstance(heard[-1], messages.Drain):
-                await talk.call.done_writing()
-        assert sum(isinstance(answer, messages.Acknowledgement | messages.Busy) for answer in heard) == 30
+        with held_open(tmp_path / "embeddings.db"):  # so that nothing in flight can be done before the drain
+            await talk.say(*said, bad)
+            assert isinstance(await talk.hear(), messages.Rejected)  # all before it have been taken
+            drain = asyncio.create_task(server.service.drain(10.0))
+            assert isinstance(await talk.hear(), messages.Drain)
+            await talk.say(late)
+            assert await talk.hear() == messages.Busy(1000, 0, 901)
+        answers = [await talk.hear() for _ in said]
+        assert all(isinstance(answer, messages.Acknowledgement) for answer in answers)
+        assert sorted(answer.sequence for answer in answers) == list(range(10))  # type: ignore[union-attr]
+        await talk.call.done_writing()
         assert (await talk.status())[0] is grpc.StatusCode.OK
         await drain
-        async with talking(server.port, greeting(compact.id, "late")[0]) as late:
-            assert (await late.status())[0] is grpc.StatusCode.UNAVAILABLE
+        async with talking(server.port, greeting(compact.id, "late")[0]) as newcomer:
+            assert (await newcomer.status())[0] is grpc.StatusCode.UNAVAILABLE
+    rows = EmbeddingStore(tmp_path / "embeddings.db", read_only=True).iterate()
+    assert sorted(row.sequence for row in rows) == list(range(10))
+
+
+@contextlib.contextmanager
+def held_open(store: Path) -> Iterator[None]:
+    """Nobody else can commit meanwhile."""
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
 
 
 async def test_numbers_beyond_what_can_be_stored_cost_their_window_only(

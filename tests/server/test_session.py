@@ -214,11 +214,12 @@ def test_a_device_that_leaves_with_nothing_in_flight_is_let_go() -> None:
 EVENTS: tuple[Event, ...] = (HELLO, OPEN, WINDOW, DrainRequested(1), HalfClosed(), HelloOverdue())
 
 
-@pytest.mark.parametrize("events", list(itertools.product(EVENTS, repeat=3)))
+@pytest.mark.parametrize("already", [(), (HELLO, OPEN)], ids=["new", "opened"])
+@pytest.mark.parametrize("more", list(itertools.product(EVENTS, repeat=3)))
 def test_every_event_is_answered_in_every_state_and_nothing_after_the_close(
-    events: tuple[Event, ...],
+    already: tuple[Event, ...], more: tuple[Event, ...]
 ) -> None:
-    made = session()
+    made, events = session(), already + more
     jobs: list[WindowJob] = []
     for event in events:
         was = made.state
@@ -226,6 +227,16 @@ def test_every_event_is_answered_in_every_state_and_nothing_after_the_close(
         jobs += [command.job for command in commands if isinstance(command, Process)]
         if was is State.CLOSED:
             assert commands == []
-    for job in jobs:
-        made.receive(done(job))
-    assert made.in_flight == 0 or made.state is State.CLOSED
+        else:
+            assert made.in_flight == len(jobs)
+    closed = made.state is State.CLOSED
+    answers = [command for job in jobs for command in made.receive(done(job))]
+    if closed:
+        assert answers == []
+        return
+    assert made.in_flight == 0
+    assert sum(isinstance(answer, Reply) for answer in answers) == len(jobs)
+    if HalfClosed() in events:
+        assert answers[-1] == Close(Code.OK)
+    elif made.state is not State.GREETING:
+        assert close(made, HalfClosed()).code is Code.OK
