@@ -63,7 +63,7 @@ def timeline_png(
         ConfigError: matplotlib is not installed, there is no window to draw, or not one label per embedding.
         StorageError: the file cannot be written.
     """
-    figure_class = _figure_class()
+    make_figure = figure_class()
     timeline = Timeline.of(records, last_split)
     if not len(timeline):
         raise ConfigError(f"{path}: expected the record of at least one window, got none")
@@ -73,7 +73,7 @@ def timeline_png(
     if rates and rates_on_wall:
         rates = [(float(timeline.clock.seconds(unix_ms)), rate_bps) for unix_ms, rate_bps in rates]
     styles = styles_of([event[0] for event in events or ()] + names)
-    figure = figure_class(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
+    figure = make_figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
     left, right = figure.add_gridspec(
         1, 2, width_ratios=(1.62, 1), left=0.088, right=0.985, top=0.885, bottom=0.062, wspace=0.19
     )
@@ -93,10 +93,11 @@ def timeline_png(
 
 def require_matplotlib() -> None:
     """Raises ConfigError now if a picture could not be drawn later."""
-    _figure_class()
+    figure_class()
 
 
-def _figure_class() -> Any:
+def figure_class() -> Any:
+    """What makes figures that are written to files; ConfigError where matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

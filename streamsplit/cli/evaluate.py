@@ -1,0 +1,247 @@
+"""What weights are worth on labelled sound: ``streamsplit eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from streamsplit.cli.options import EncoderOption
+from streamsplit.cli.terminal import app, err, out, progress_bar
+from streamsplit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamsplit.encoders.version import Version
+    from streamsplit.learning.clips import Clips
+
+FLOORS, RANDOM = "floor", "random"
+COLUMNS = {
+    "probe": "probe",
+    "probe_mean_std": "mean+std",
+    "probe_windows": "windows",
+    "knn": "5-NN",
+    "precision_at_10": "P@10",
+    "mean_average_precision": "mAP",
+}
+SPATIAL = {
+    "uniformity": "uniformity",
+    "alignment": "alignment",
+    "effective_rank": "effective rank",
+    "mean_norm": "mean norm",
+}
+
+
+@app.command(name="eval")
+def evaluate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="manifest (CSV: path, label, and if there are any fold, source_id), or a folder with one folder per class"
+        ),
+    ],
+    encoder: EncoderOption = "compact",
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weights",
+            help="a file, NAME=FILE or untrained[:SEED]; may be given several times; left out: shipped weights",
+        ),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help="only rows of the manifest with COLUMN=VALUE, as esc10=1")
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for summary.json and pictures")] = Path(
+        "out/eval"
+    ),
+    seed: Annotated[int, typer.Option(help="of the random encoder to compare with")] = 0,
+    floors: Annotated[
+        bool, typer.Option(help="also judge a random encoder and features without an encoder")
+    ] = True,
+    windows: Annotated[
+        bool, typer.Option(help="also probe single windows, and judge uncertainty; takes longest")
+    ] = True,
+) -> None:
+    """Judge frozen representations on labelled recordings, leaving one fold out.
+
+    `streamsplit eval recordings/manifest.csv --weights mine=weights.safetensors`. Each of an encoder's embeddings, and the pooled
+    features before it, stands beside what it has to beat: the same encoder with random weights, mean log-mel, and mel statistics, alone
+    and joined to the embedding.
+    """
+    from streamsplit.encoders.registry import ENCODERS, resolve
+    from streamsplit.lab.plots import require_matplotlib
+    from streamsplit.lab.processes import make_folder
+    from streamsplit.lab.summary import write_summary
+    from streamsplit.learning.clips import gather_clips
+    from streamsplit.learning.labelled import find_clips, track_of
+    from streamsplit.learning.probe import require_sklearn
+
+    if encoder not in ENCODERS:
+        raise ConfigError(f"--encoder {encoder!r}: expected one of {', '.join(ENCODERS)}")
+    require_sklearn()
+    require_matplotlib()
+    recordings, folds = find_clips(source, where)
+    versions = {name: resolve(encoder, file) for name, file in _named(weights).items()}
+    if floors:
+        versions[RANDOM] = resolve(encoder, f"untrained:{seed}")
+    front_end = next(iter(versions.values())).front_end
+    for name, version in versions.items():
+        if version.front_end != front_end:
+            raise ConfigError(
+                f"--weights {name}: hears through another front end than the first weights: judge them apart"
+            )
+    make_folder(out_dir)
+    with progress_bar("listening") as update:
+        tracks = [track_of(recording, front_end.sample_rate_hz) for recording in recordings]
+        clips = gather_clips(tracks, front_end, folds, update)
+    if clips.made_folds:
+        err.print(
+            f"no folds given: made {len(set(clips.folds))}, clips of one original (source_id) in one fold; "
+            "a file without source_id counts as an original"
+        )
+    represented = _represented(versions, clips, floors)
+    systems = _judged(represented, versions, clips, windows)
+    summary = {
+        "source": str(source),
+        "where": where,
+        "clips": len(clips),
+        "windows": len(clips.clip),
+        "classes": len(clips.classes),
+        "folds": sorted(set(clips.folds)),
+        "made_folds": clips.made_folds,
+        "unreadable": clips.unreadable,
+        "chance": round(clips.chance, 4),
+        "seed": seed,
+        "encoder": encoder,
+        "systems": systems,
+    }
+    written = write_summary(out_dir, summary)
+    _draw(systems, represented, clips, out_dir)
+    title = f"{len(clips)} clips, {len(clips.classes)} classes, {len(set(clips.folds))} folds, chance {100 * clips.chance:.1f} %"
+    out.print(_table(systems, COLUMNS, f"{title}; % and deviation over folds"))
+    out.print(_table(systems, SPATIAL, "How the windows fill their space"))
+    for line in _uncertainty_lines(systems):
+        out.print(line)
+    out.print(f"figures: {written}; pictures: bars.png, maps.png beside it", soft_wrap=True)
+
+
+def _named(weights: list[str] | None) -> dict[str, str | None]:
+    """Name -> weights, as `resolve` takes them."""
+    named: dict[str, str | None] = {}
+    for given in weights or []:
+        name, equals, file = given.partition("=")
+        if not equals:
+            name, file = (given if given.startswith("untrained") else Path(given).stem), given
+        if name in named or name in (FLOORS, RANDOM):
+            raise ConfigError(f"--weights {given}: the name {name!r} is taken: give NAME=FILE")
+        named[name] = file
+    return named or {"shipped": None}
+
+
+def _represented(
+    versions: Mapping[str, Version], clips: Clips, with_floors: bool
+) -> dict[str, dict[str, Tensor]]:
+    """System -> representation -> [N, P]."""
+    from streamsplit.learning import floors
+    from streamsplit.learning.evaluation import joined, represent
+
+    plain = floors.floors(clips) if with_floors else {}
+    represented = {}
+    for name, version in versions.items():
+        with progress_bar(f"embedding: {name}") as update:
+            own = represent(version.encoder, clips, update)
+        if plain and name != RANDOM:
+            for path in version.encoder.paths:
+                own[f"{path} + mel statistics"] = joined(own[path], plain[floors.MEL_STATISTICS])
+        represented[name] = own
+    return represented | ({FLOORS: plain} if plain else {})
+
+
+def _judged(
+    represented: Mapping[str, Mapping[str, Tensor]],
+    versions: Mapping[str, Version],
+    clips: Clips,
+    windows: bool,
+) -> dict[str, Any]:
+    from streamsplit.learning.evaluation import judge, judge_uncertainty
+
+    systems: dict[str, Any] = {}
+    total, done = sum(len(own) for own in represented.values()), 0
+    with progress_bar("judging") as update:
+        for name, own in represented.items():
+            version = versions.get(name)
+            systems[name] = {"version": version.id if version else None, "representations": {}}
+            for kind, features in own.items():
+                update(done, total)
+                systems[name]["representations"][kind] = judge(features, clips, windows)
+                done += 1
+            if windows and name != RANDOM and {"lite", "dense"} <= set(own):
+                systems[name]["uncertainty"] = judge_uncertainty(own, clips)
+        update(done, total)
+    return systems
+
+
+def _draw(
+    systems: Mapping[str, Any], represented: Mapping[str, Mapping[str, Tensor]], clips: Clips, folder: Path
+) -> None:
+    from streamsplit.lab.comparison import bars_png, maps_png
+
+    bars = {
+        f"{name}: {kind}": (figures["probe"]["mean"], figures["probe"]["spread"])
+        for name, system in systems.items()
+        for kind, figures in system["representations"].items()
+    }
+    bars_png(bars, folder / "bars.png", "Linear probe of clip means, one fold left out", clips.chance)
+    maps = {
+        f"{name}: {kind}": clips.mean(features).numpy()
+        for name, own in represented.items()
+        for kind, features in own.items()
+        if "pooled" not in kind and "+" not in kind
+    }
+    maps_png(maps, clips.labels, folder / "maps.png", f"{len(clips)} clips of {len(clips.classes)} classes")
+
+
+def _table(systems: Mapping[str, Any], columns: Mapping[str, str], title: str) -> Table:
+    table = Table("", *columns.values(), title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    table.columns[0].no_wrap = True
+    for name, system in systems.items():
+        table.add_row(Text(name, style="bold"))
+        for kind, figures in system["representations"].items():
+            table.add_row(f" {kind}", *(_cell(figures.get(key)) for key in columns))
+    return table
+
+
+def _cell(figure: Mapping[str, Any] | float | None) -> str:
+    if figure is None:
+        return ""
+    if isinstance(figure, Mapping):
+        return f"{100 * figure['mean']:.1f} ±{100 * figure['spread']:.0f}"
+    return f"{figure:.2f}"
+
+
+def _uncertainty_lines(systems: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, system in systems.items():
+        if judged := system.get("uncertainty"):
+            lite, dense = judged["lite"]["mean"], judged["dense"]["mean"]
+            parts = [
+                f"{signal} AUROC {_or_none(said['auroc'])}, recovers {_or_none(said['recovered'], 100)} %"
+                for signal, said in judged["signals"].items()
+            ]
+            lines.append(
+                f"{name}: windows right by lite {100 * lite:.1f} %, by dense {100 * dense:.1f} %; offloading the "
+                f"{100 * judged['offloaded']:.0f} % most uncertain: {'; '.join(parts)}"
+            )
+    return lines
+
+
+def _or_none(value: float | None, scale: float = 1.0) -> str:
+    return "-" if value is None else f"{scale * value:.0f}" if scale > 1 else f"{value:.2f}"
