@@ -140,7 +140,7 @@ class WindowAssembler:
         self._pending_samples += len(block.samples)
         if self._pending_samples < self.window_samples:
             return
-        waiting = np.concatenate(self._pending)
+        waiting = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
         whole = len(waiting) // self.window_samples
         for index in range(whole):
             yield self._window(

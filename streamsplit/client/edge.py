@@ -56,6 +56,7 @@ class Edge:
         self._codecs = codecs
         self._clock = clock
         self._log_mel = LogMel(version.front_end)
+        self._fingerprint = version.front_end.fingerprint
 
     def options(self) -> list[Option]:
         """Everything this device could do with a window, with the bytes each is expected to cost."""
@@ -113,7 +114,7 @@ class Edge:
             version=self.version.id,
             payload=payload,
             features=features,
-            front_end=self.version.front_end.fingerprint,
+            front_end=self._fingerprint,
             mark=window.mark,
             level_dbfs=window.level_dbfs,
             captured_s=window.captured_s,

@@ -16,6 +16,7 @@ import grpc
 
 from streamsplit.config import ServerSettings
 from streamsplit.errors import RefusedError, RemoteProtocolError
+from streamsplit.server.commit import Outcome
 from streamsplit.server.security import TokenBucket
 from streamsplit.server.session import (
     Close,
@@ -30,7 +31,7 @@ from streamsplit.server.session import (
     SessionLimits,
     State,
 )
-from streamsplit.server.tail import Outcome, Tail
+from streamsplit.server.tail import Tail
 from streamsplit.server.versions import ServedVersion
 from streamsplit.wire import messages
 from streamsplit.wire.shorthand import Shorthand

@@ -20,6 +20,7 @@ from streamsplit.wire.codec import (
     Codec,
     embedding_bytes,
     most_packed_bytes,
+    pack_embeddings,
     unpack,
     unpack_embedding,
     unpack_embeddings,
@@ -36,12 +37,14 @@ class Embedded:
         embeddings: [B, D] float32, unit norm; rows named in `problems` are zero.
         uncertainties: [B] float32 in [0, 2], or None where this version has none at this split.
         problems: index of a payload that does not decode -> why.
+        packed: B embeddings as they go back to the device (int8); empty where the device has made them itself.
         features: [B, 1, F, T] float32 of windows that came as sound; None of others.
     """
 
     embeddings: Array
     uncertainties: npt.NDArray[np.float32] | None
     problems: dict[int, str]
+    packed: list[bytes]
     features: Array | None = None
 
 
@@ -101,14 +104,15 @@ class ServedVersion:
         rows = np.ascontiguousarray(embeddings.float().cpu().numpy())
         for index in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
             problems[int(index)] = "the embedding is not finite"
-        return Embedded(
-            rows, None if uncertainties is None else uncertainties.float().cpu().numpy(), problems, features
-        )
+            rows[index] = 0.0
+        packed = pack_embeddings(rows, Codec.INT8)
+        known = None if uncertainties is None else uncertainties.float().cpu().numpy()
+        return Embedded(rows, known, problems, packed, features)
 
     def _received(self, codec: Codec, payloads: Sequence[bytes]) -> Embedded:
         dim = self._encoder.embedding_dim
         try:
-            return Embedded(unpack_embeddings(payloads, codec, dim), None, {})
+            return Embedded(unpack_embeddings(payloads, codec, dim), None, {}, [b""] * len(payloads))
         except PayloadError:
             rows, problems = np.zeros((len(payloads), dim), np.float32), {}
             for index, payload in enumerate(payloads):
@@ -116,7 +120,7 @@ class ServedVersion:
                     rows[index] = unpack_embedding(payload, codec, dim)
                 except PayloadError as error:
                     problems[index] = str(error)
-            return Embedded(rows, None, problems)
+            return Embedded(rows, None, problems, [b""] * len(payloads))
 
     def _decoded(self, split: int, codec: Codec, payloads: Sequence[bytes]) -> tuple[Array, dict[int, str]]:
         """[B, *shape] float32; one that does not decode costs only itself."""

@@ -209,7 +209,14 @@ def embedding_bytes(codec: Codec, dim: int) -> int:
 
 
 def pack_embedding(embedding: Array, codec: Codec) -> bytes:
-    """A unit-norm embedding [D] as bytes.
+    """A unit-norm embedding [D] as bytes; see `pack_embeddings`."""
+    if np.ndim(embedding) != 1:
+        raise PayloadError(f"embedding: expected [D], got {np.shape(embedding)}")
+    return pack_embeddings(embedding[None], codec)[0]
+
+
+def pack_embeddings(embeddings: Array, codec: Codec) -> list[bytes]:
+    """Unit-norm embeddings [B, D], each as bytes.
 
     The integer codecs write one fp16 scale and then multiples of it in -127..127 or -7..7: the largest
     component is represented exactly (within fp16), every other one within half the scale.
@@ -218,23 +225,25 @@ def pack_embedding(embedding: Array, codec: Codec) -> bytes:
         PayloadError: NaN or infinite numbers.
         ValueError: the codec carries no embeddings.
     """
-    z = np.ascontiguousarray(embedding, dtype=np.float32)
+    z = np.ascontiguousarray(embeddings, dtype=np.float32)
     _embedding_codec(codec)
-    if z.ndim != 1 or not np.isfinite(z).all():
+    if z.ndim != 2 or not np.isfinite(z).all():
         raise PayloadError(
-            f"embedding: expected [D] finite numbers, got {z.shape} with {_not_finite(z)} not finite"
+            f"embeddings: expected [B, D] finite numbers, got {z.shape} with {_not_finite(z)} not finite"
         )
     if codec is Codec.FP32:
-        return z.astype("<f4", copy=False).tobytes()
+        return [row.tobytes() for row in z.astype("<f4", copy=False)]
     if codec is Codec.FP16:
-        return np.clip(z, -_FP16_MAX, _FP16_MAX).astype("<f2").tobytes()
+        return [row.tobytes() for row in np.clip(z, -_FP16_MAX, _FP16_MAX).astype("<f2")]
     most = 127 if codec is Codec.INT8 else 7
     # The smallest normal fp16 keeps the scale of an all-zero vector legal.
-    scale = np.clip(np.abs(z).max(initial=0.0) / most, 2.0**-14, _FP16_MAX).astype("<f2")
+    largest = np.abs(z).max(axis=1, initial=0.0, keepdims=True)
+    scale = np.clip(largest / most, 2.0**-14, _FP16_MAX).astype("<f2")
     levels = np.clip(np.rint(z / scale.astype(np.float32)), -most, most).astype(np.int8)
     if codec is Codec.INT8:
-        return bytes(scale.tobytes() + levels.tobytes())
-    return bytes(scale.tobytes() + dense.pack_bits((levels + np.int8(8)).view(np.uint8), 4))
+        return [one.tobytes() + row.tobytes() for one, row in zip(scale, levels, strict=True)]
+    nibbles = (levels + np.int8(8)).view(np.uint8)
+    return [one.tobytes() + dense.pack_bits(row, 4) for one, row in zip(scale, nibbles, strict=True)]
 
 
 def unpack_embedding(payload: bytes, codec: Codec, dim: int) -> Array:
