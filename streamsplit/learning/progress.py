@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from streamsplit.errors import ConfigError, StorageError
+from streamsplit.learning.tensor_file import TensorFormat, read_tensors
 
 FORMAT: Final = "streamsplit-training"
 FORMAT_VERSION: Final = 1
+KIND: Final = TensorFormat(FORMAT, FORMAT_VERSION, "training in progress", "pt")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,20 +130,8 @@ def load_progress(path: Path) -> Progress:
         ConfigError: not a training of ours, or of another format.
         StorageError: missing, damaged or truncated.
     """
+    said, tensors = read_tensors(path, KIND)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise StorageError(f"{path}: not a readable training: {error}") from error
-    if FORMAT not in metadata:
-        raise ConfigError(f"{path}: expected a training in progress, got another safetensors file")
-    try:
-        said = json.loads(metadata[FORMAT])
-        if said["format_version"] != FORMAT_VERSION:
-            raise ConfigError(
-                f"{path}: expected training format {FORMAT_VERSION}, got {said['format_version']}"
-            )
         return Progress(
             int(said["step"]),
             dict(said["settings"]),
@@ -152,7 +141,7 @@ def load_progress(path: Path) -> Progress:
             _part(tensors, "losses/"),
             _part(tensors, "more/"),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{path}: damaged metadata: {error}") from error
 
 

@@ -18,15 +18,16 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from streamsplit.errors import ConfigError, StorageError
+from streamsplit.learning.tensor_file import TensorFormat, read_tensors
 
 Array = npt.NDArray[np.float64]
 
 FORMAT: Final = "streamsplit-disagreement"
 FORMAT_VERSION: Final = 1
+KIND: Final = TensorFormat(FORMAT, FORMAT_VERSION, "disagreement head", "np")
 MOST: Final = 2.0
 """1 - cosine is in 0..2."""
 
@@ -156,20 +157,8 @@ class DisagreementHead:
             ConfigError: another kind of file, or of another format.
             StorageError: missing, damaged or not finite.
         """
+        said, arrays = read_tensors(path, KIND)
         try:
-            with safe_open(path, framework="np") as file:
-                metadata = dict(file.metadata() or {})
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise StorageError(f"{path}: not a readable head: {error}") from error
-        if FORMAT not in metadata:
-            raise ConfigError(f"{path}: expected a disagreement head, got another safetensors file")
-        try:
-            said = json.loads(metadata[FORMAT])
-            if said["format_version"] != FORMAT_VERSION:
-                raise ConfigError(
-                    f"{path}: expected head format {FORMAT_VERSION}, got {said['format_version']}"
-                )
             settings = HeadSettings(**said["settings"])
             head = cls(len(arrays["cross"]) - 1, settings)
             head.learned, head._since_fit = (int(count) for count in arrays["counts"])
@@ -178,7 +167,7 @@ class DisagreementHead:
                 if stored.shape != own.shape or not np.isfinite(stored).all():
                     raise StorageError(f"{path}: {name}: expected finite {own.shape}, got {stored.shape}")
                 own[...] = stored
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError) as error:
             raise StorageError(f"{path}: damaged: {error}") from error
         return head
 

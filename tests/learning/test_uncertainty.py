@@ -172,13 +172,13 @@ def test_wrong_settings_and_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a share in"):
         DisagreementHead(3).discount(1.5)
     path = tmp_path / "other.safetensors"
-    with pytest.raises(StorageError, match="not a readable head"):
+    with pytest.raises(StorageError, match="not a readable disagreement head"):
         DisagreementHead.restore(path)
     path.write_bytes(to_bytes({"x": np.zeros(3)}))
     with pytest.raises(ConfigError, match="expected a disagreement head, got another"):
         DisagreementHead.restore(path)
     path.write_bytes(DisagreementHead(4).save()[:-8])
-    with pytest.raises(StorageError, match="not a readable head"):
+    with pytest.raises(StorageError, match="not a readable disagreement head"):
         DisagreementHead.restore(path)
     head = DisagreementHead(4)
     head._cross[2] = np.inf
