@@ -1,0 +1,84 @@
+"""Which windows a micro-batch pairs, and their views: chance that follows from (seed, optimiser step, piece) alone."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamsplit.learning.edge_settings import EdgeCounters, EdgeSettings
+from streamsplit.learning.recent import RecentWindows
+from streamsplit.learning.views import view
+
+
+class Use(IntEnum):
+    """What chance is for: each use has its own."""
+
+    DRAW = 0
+    VIEW = 1
+    OBJECTIVE = 2
+    LISTEN = 3
+
+
+class Pairs:
+    """Draws pairs from the windows stored, or takes each window once, in the order heard.
+
+    Args:
+        settings: how.
+        recent: from where.
+        counters: the place in the stream and in the training; `used` moves here.
+    """
+
+    def __init__(self, settings: EdgeSettings, recent: RecentWindows, counters: EdgeCounters) -> None:
+        self.settings, self.recent, self.counters = settings, recent, counters
+        self.drawn: dict[str, Tensor] = {}
+
+    def views(self, number: int) -> tuple[Tensor, Tensor]:
+        """Two views of the pairs of micro-batch `number` of this optimiser step: [batch, 1, F, T] twice.
+
+        An objective of the whole step gets the same again when it asks again.
+        """
+        objective = self.settings.objective.objective
+        if objective.whole_step:
+            ages, partners = self._of_the_whole(number)
+        elif objective.stores:
+            chance = self.chance(number, Use.DRAW)
+            ages = self.recent.draw(self.settings.batch, self.settings.apart_s, chance)
+            partners = self.recent.partners(ages, self.settings.neighbour_s, chance)
+        else:
+            oldest = self.recent.heard - self.counters.used - 1
+            ages = torch.arange(oldest, oldest - self.settings.batch, -1)
+            partners = ages  # a neighbour would be another pair's negative
+            self.counters.used += self.settings.batch
+        both = self.viewed(torch.cat([ages, partners]), self.chance(number, Use.VIEW))
+        return both[: len(ages)], both[len(ages) :]
+
+    def single_views(self, count: int, piece: int) -> Tensor:
+        """One view each of random windows: [min(count, stored), 1, F, T]."""
+        chance = self.chance(piece, Use.LISTEN)
+        return self.viewed(self.recent.draw(count, 0.0, chance), chance)
+
+    def viewed(self, ages: Tensor, chance: torch.Generator) -> Tensor:
+        """A view of each window, other recent sound mixed in: [n] ages to [n, 1, F, T]."""
+        others = torch.randint(len(self.recent), (len(ages),), generator=chance)
+        mel, mixed = self.recent.mel(ages), self.recent.mel(others)
+        return view(mel, mixed, self.recent.front_end, self.settings.views, chance)
+
+    def chance(self, piece: int, use: Use) -> torch.Generator:
+        """A generator of its own for this use of this piece of work."""
+        entropy = np.random.SeedSequence((self.settings.seed, self.counters.cycle, piece, int(use)))
+        return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+
+    def _of_the_whole(self, number: int) -> tuple[Tensor, Tensor]:
+        """A micro-batch's part of one draw for the whole step; where too few windows are stored, some come twice."""
+        if not self.drawn:
+            chance = self.chance(0, Use.DRAW)
+            wanted = self.settings.batch * self.settings.accumulate
+            ages = self.recent.draw(wanted, self.settings.apart_s, chance)
+            ages = ages.repeat(-(-wanted // len(ages)))[:wanted]
+            partners = self.recent.partners(ages, self.settings.neighbour_s, chance)
+            self.drawn = {"ages": ages, "partners": partners}
+        rows = slice(number * self.settings.batch, (number + 1) * self.settings.batch)
+        return self.drawn["ages"][rows], self.drawn["partners"][rows]
