@@ -17,17 +17,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from benchmarks import client, latency, memory, server, uplink
+from benchmarks import client, latency, learning, memory, server, uplink
 from streamsplit import __version__
 from streamsplit.errors import StreamSplitError
 from streamsplit.lab.processes import make_folder
 
-BENCHMARKS: dict[str, Callable[[Path, int, bool], dict[str, Any]]] = {
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "latency": latency.run,
     "uplink": uplink.run,
     "client": client.run,
     "server": server.run,
     "memory": memory.run,
+    "learning": learning.run,
 }
 
 console = Console(stderr=True)
@@ -53,6 +54,11 @@ def main(
     quick: Annotated[
         bool, typer.Option("--quick", help="a quarter of the length or less: to see that it works")
     ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="learning: manifest of labelled recordings; left out: made sound")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="learning: how many, from --seed on")] = 3,
+    systems: Annotated[list[str] | None, typer.Option("--system", help="learning: only these")] = None,
 ) -> None:
     """Run benchmarks and write their figures."""
     wanted = list(BENCHMARKS) if names == ["all"] else names
@@ -66,7 +72,8 @@ def main(
         state, began_s = machine(), time.monotonic()
         try:
             make_folder(folder)
-            figures = BENCHMARKS[name](folder, seed, quick)
+            more = {"data": data, "seeds": seeds, "only": systems or ()} if name == "learning" else {}
+            figures = BENCHMARKS[name](folder, seed, quick, **more)
         except StreamSplitError as error:
             console.print(Text(f"{name}: {error}", style="red"))
             raise typer.Exit(1) from None

@@ -187,7 +187,9 @@ def spread_over(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]
         for name, value in row.items():
             if value is None:
                 continue
-            collected.setdefault(name, []).append(value["mean"] if isinstance(value, Mapping) else value)
+            collected.setdefault(name, []).append(
+                float(value["mean"] if isinstance(value, Mapping) else value)
+            )
     return {
         name: {
             "mean": round(float(torch.tensor(values).mean()), 4),

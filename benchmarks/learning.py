@@ -1,0 +1,231 @@
+"""Learning systems beside each other: the same windows, the same judgement, several seeds.
+
+    pool + seed -> system -> weights -> every figure of `learning.evaluation` -> rows/SET-SYSTEM-SEED.json
+
+A row is made once: the same command goes on where it was stopped, and a row that is deleted is made anew. To add a system, give it a
+name in `SYSTEMS`. `gap_points` is how many points a system is behind `REFERENCE`, the mean over its seeds: below 0 is ahead of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.learning_data import Heard, conditions, hear
+from streamsplit.cli.terminal import err, progress_bar
+from streamsplit.encoders.checkpoint import save
+from streamsplit.encoders.registry import make_untrained
+from streamsplit.encoders.version import Version
+from streamsplit.errors import ConfigError, StreamSplitError
+from streamsplit.learning.evaluation import joined, judge, judge_uncertainty, represent, spread_over
+from streamsplit.learning.floors import MEL_STATISTICS, floors
+from streamsplit.learning.pool import WindowPool
+from streamsplit.learning.pretrain import Trainer, TrainSettings
+from streamsplit.learning.probe import require_sklearn
+
+LARGE_BATCH = 128
+REFERENCE, RANDOM, FLOOR = "large-batch", "random", "floor"
+QUICK_PAIRS = 1280
+HEADLINES = ("probe", "probe_mean_std", "knn")
+
+Update = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a system is given.
+
+    Attributes:
+        pool: the windows, without labels for those who play fair.
+        pairs: of windows to learn from in all: the budget that is the same for every system.
+        seed: everything random follows from it.
+        update: to be called with (pairs done, pairs in all).
+    """
+
+    pool: WindowPool
+    pairs: int
+    seed: int
+    update: Update
+
+
+System = Callable[[Task], Version]
+
+
+def large_batch(task: Task) -> Version:
+    """The server-centric reference: everything at once, batches of 128."""
+    trainer = Trainer(
+        task.pool, TrainSettings(steps=max(1, task.pairs // LARGE_BATCH), batch=LARGE_BATCH, seed=task.seed)
+    )
+    trainer.run(lambda done, total, _: task.update(done * LARGE_BATCH, total * LARGE_BATCH))
+    return trainer.finish(f"large batch, {task.pairs} pairs, seed {task.seed}").version
+
+
+def random_encoder(task: Task) -> Version:
+    """Weights that learned nothing."""
+    return make_untrained("compact", task.seed)
+
+
+SYSTEMS: dict[str, System] = {RANDOM: random_encoder, REFERENCE: large_batch}
+"""In the order they are run."""
+
+
+def run(
+    folder: Path,
+    seed: int,
+    quick: bool,
+    data: Path | None = None,
+    seeds: int = 3,
+    pairs: int = 24_000,
+    only: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Every system on every set with every seed.
+
+    Args:
+        folder: for rows, weights and the heard sounds.
+        seed: the first.
+        quick: one seed, few pairs, the smallest set.
+        data: a manifest, or a folder with one folder per class; None: made sound.
+        seeds: how many.
+        pairs: of windows that each system learns from.
+        only: names of systems; none: all.
+    """
+    require_sklearn()
+    if unknown := [name for name in only if name not in SYSTEMS]:
+        raise ConfigError(f"systems: expected some of {', '.join(SYSTEMS)}, got {', '.join(unknown)}")
+    pairs, seeds = (QUICK_PAIRS, 1) if quick else (pairs, seeds)
+    rows = []
+    for name, where in conditions(data, quick).items():
+        with progress_bar(f"{name}: listening") as update:
+            heard = hear(name, data, where, quick, folder / "cache", update)
+        rows.append(_row(folder, heard, FLOOR, 0, 0, lambda heard=heard: _floors(heard)))
+        for own in range(seed, seed + seeds):
+            for system, make in SYSTEMS.items():
+                if only and system not in only:
+                    continue
+                work = _work(folder, heard, system, make, own, pairs)
+                rows.append(_row(folder, heard, system, own, pairs, work))
+    return summarise(rows) | {"pairs": pairs, "data": data.name if data else "made"}
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows by set and system: every seed's headline figures, their mean and spread, and the gap to the reference.
+
+    Returns:
+        sets: set -> system -> {"seeds": seed -> {"probe", "probe_mean_std", "knn", "gap_points", "effective_rank"}, each by
+        representation, "over_seeds": representation -> figure -> {"mean", "spread", "seeds"}, "uncertainty": seed -> figures}. Shares
+        are 0..1, gaps in points of the clip-mean probe; None without a reference.
+    """
+    sets: dict[str, Any] = {}
+    for name in dict.fromkeys(row["set"] for row in rows):
+        own = [row for row in rows if row["set"] == name]
+        reference = _over([row for row in own if row["system"] == REFERENCE])
+        sets[name] = {
+            system: _system([row for row in own if row["system"] == system], reference)
+            for system in dict.fromkeys(row["system"] for row in own)
+        }
+    return {"sets": sets}
+
+
+def _system(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> dict[str, Any]:
+    over = _over(rows)
+    for kind, figures in over.items():
+        figures["gap_points"] = _gap(reference, kind, figures["probe"]["mean"])
+    return {
+        "seeds": {str(row["seed"]): _headlines(row, reference) for row in rows},
+        "over_seeds": over,
+        "uncertainty": {str(row["seed"]): row["uncertainty"] for row in rows if row["uncertainty"]},
+        "seconds": [row["seconds"] for row in rows],
+    }
+
+
+def _headlines(row: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    judged = row["representations"]
+    headlines = {name: {kind: own[name]["mean"] for kind, own in judged.items()} for name in HEADLINES}
+    return headlines | {
+        "effective_rank": {kind: own["effective_rank"] for kind, own in judged.items()},
+        "gap_points": {kind: _gap(reference, kind, own["probe"]["mean"]) for kind, own in judged.items()},
+    }
+
+
+def _over(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    kinds = dict.fromkeys(kind for row in rows for kind in row["representations"])
+    return {kind: spread_over(row["representations"][kind] for row in rows) for kind in kinds}
+
+
+def _gap(reference: Mapping[str, Any], kind: str, share: float) -> float | None:
+    return None if kind not in reference else round(100 * (reference[kind]["probe"]["mean"] - share), 2)
+
+
+def _work(
+    folder: Path, heard: Heard, system: str, make: System, seed: int, pairs: int
+) -> Callable[[], dict[str, Any]]:
+    def work() -> dict[str, Any]:
+        with progress_bar(f"{heard.name} {system} seed {seed}") as update:
+            version = make(Task(heard.pool, pairs, seed, update))
+        weights = folder / "weights" / f"{heard.name}-{system}-{seed}.safetensors"
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        save(version, weights)
+        represented = represent(version.encoder, heard.clips)
+        plain = floors(heard.clips)[MEL_STATISTICS]
+        both = {
+            f"{path} + {MEL_STATISTICS}": joined(represented[path], plain) for path in version.encoder.paths
+        }
+        uncertain = {"lite", "dense"} <= set(represented) and system != RANDOM
+        return {
+            "version": version.id,
+            "representations": _judged(represented | both, heard),
+            "uncertainty": judge_uncertainty(represented, heard.clips) if uncertain else None,
+        }
+
+    return work
+
+
+def _floors(heard: Heard) -> dict[str, Any]:
+    return {"version": None, "representations": _judged(floors(heard.clips), heard), "uncertainty": None}
+
+
+def _judged(represented: Mapping[str, Tensor], heard: Heard) -> dict[str, Any]:
+    return {kind: judge(features, heard.clips, windows=False) for kind, features in represented.items()}
+
+
+def _row(
+    folder: Path, heard: Heard, system: str, seed: int, pairs: int, work: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """The row as it was made before on the same sounds, or made now. A system that fails on purpose has no row and stops the run."""
+    key = {"set": heard.name, "system": system, "seed": seed, "pairs": pairs, "sounds": heard.fingerprint}
+    path = folder / "rows" / f"{heard.name}-{system}-{seed}.json"
+    if path.exists():
+        row: dict[str, Any] = json.loads(path.read_text())
+        if {name: row.get(name) for name in key} == key:
+            return row
+    began_s = time.monotonic()
+    try:
+        made = work()
+    except StreamSplitError as error:
+        raise StreamSplitError(f"{heard.name}, {system}, seed {seed}: {error}") from error
+    row = key | made | {"seconds": round(time.monotonic() - began_s, 1), "threads": torch.get_num_threads()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(row, indent=1))
+    os.replace(partial, path)
+    for line in _told(row):
+        err.print(line)
+    return row
+
+
+def _told(row: Mapping[str, Any]) -> Iterator[str]:
+    for kind, figures in row["representations"].items():
+        if "+" not in kind:
+            yield (
+                f"{row['set']} {row['system']} {row['seed']} {kind}: probe {100 * figures['probe']['mean']:.1f},"
+                f" mean+std {100 * figures['probe_mean_std']['mean']:.1f}, 5-NN {100 * figures['knn']['mean']:.1f},"
+                f" rank {figures['effective_rank']:.0f}"
+            )
