@@ -15,6 +15,14 @@ REACH = 3
 """Places before and behind a window in which its neighbours are sought: all within 1.5 s, were windows to overlap by half."""
 
 
+def to_codes(mel: Tensor, front_end: FrontEndSettings) -> Codes:
+    """Standardised log-mel [B, 1, F, T] as a learner hears it: [B, F, T] uint8 over the front end's feature range."""
+    low, high = front_end.feature_low, front_end.feature_high
+    scaled = (mel[:, 0] - low) * (255.0 / (high - low))
+    codes: Codes = scaled.round_().clamp_(0, 255).byte().numpy()
+    return codes
+
+
 class RecentWindows:
     """A ring of the last windows: F x T + 8 bytes each, whatever went by.
 

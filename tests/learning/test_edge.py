@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from streamsplit.encoders.calibrate import calibrate, made_mel
-from streamsplit.encoders.registry import make_untrained
+from streamsplit.encoders.catalogue import build
 from streamsplit.encoders.version import Version, freeze
 from streamsplit.errors import ConfigError, StorageError
 from streamsplit.learning.edge import EdgeLearner, EdgeSettings, Work
@@ -42,6 +42,12 @@ def codes(number: int) -> np.ndarray:
 def hear(learner: EdgeLearner, first: int, count: int) -> None:
     for number in range(first, first + count):
         learner.hear(codes(number), number * 0.96)
+
+
+def mobile(other: Version) -> Version:
+    """Another encoder, not calibrated: training does not ask for that."""
+    encoder = build("mobile")
+    return replace(other, encoder=encoder.for_inference(), state=encoder.state_dict())
 
 
 def until_updates(learner: EdgeLearner, updates: int) -> list[Work]:
@@ -193,8 +199,8 @@ def test_all_paths_train_the_dense_tail_too(compact: Version) -> None:
     )
 
 
-def test_one_path_encoders_learn_too() -> None:
-    learner = EdgeLearner(make_untrained("mobile", 0), settings("reservoir"))
+def test_one_path_encoders_learn_too(compact: Version) -> None:
+    learner = EdgeLearner(mobile(compact), settings("reservoir"))
     hear(learner, 0, 8)
     until_updates(learner, 1)
     assert max(float(part.abs().max()) for part in learner.difference().values()) > 0
@@ -216,7 +222,7 @@ def work_on(learner: EdgeLearner, steps: int) -> None:
         hear(learner, learner.counters.heard, 2)
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 4, 5, 6, 9])
+@pytest.mark.parametrize("after", [1, 3, 4, 6])
 @pytest.mark.parametrize(
     ("name", "momentum"), [("cached", 0.0), ("published", 0.0), ("transport", 0.0), ("expected", 0.9)]
 )
@@ -274,7 +280,7 @@ def test_other_settings_versions_or_damage_do_not_go_on(compact: Version, tmp_pa
     with pytest.raises(ConfigError, match=r"learned with other settings \(batch, seed\)"):
         EdgeLearner(compact, replace(SMALL, batch=4, seed=3)).restore(file)
     with pytest.raises(ConfigError, match="learned from version compact-"):
-        EdgeLearner(make_untrained("compact", 1), SMALL).restore(file)
+        EdgeLearner(replace(compact, id="compact-other"), SMALL).restore(file)
     file.write_bytes(file.read_bytes()[:20_000])
     with pytest.raises(StorageError, match="not a readable training"):
         EdgeLearner(compact, SMALL).restore(file)
@@ -454,7 +460,7 @@ def test_the_optimiser_keeps_its_scale_and_forgets_its_direction_in_a_rebase(
 def test_another_encoder_or_a_foreign_difference_is_refused(compact: Version) -> None:
     learner = EdgeLearner(compact, SMALL)
     with pytest.raises(ConfigError, match="rebase: expected a version of compact"):
-        learner.rebase(make_untrained("mobile", 0))
+        learner.rebase(mobile(compact))
     with pytest.raises(ConfigError, match=r"rebase: dense.0: sent, but not a tensor"):
         learner.rebase(compact, {"dense.0": torch.zeros(1)})
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from streamsplit.audio.features import COMPACT_FRONT_END
-from streamsplit.learning.recent import RecentWindows
+from streamsplit.learning.recent import RecentWindows, to_codes
 
 
 def ring(times: list[float], windows: int = 8) -> RecentWindows:
@@ -53,3 +53,16 @@ def test_partners_never_reach_over_the_rings_seam() -> None:
     for seed in range(40):
         partners = recent.partners(torch.arange(8), 10.0, torch.Generator().manual_seed(seed))
         assert int((partners - torch.arange(8)).abs().max()) <= 3
+
+
+def test_codes_give_the_features_back_within_half_a_step() -> None:
+    front_end = COMPACT_FRONT_END
+    chance = torch.Generator().manual_seed(0)
+    span = front_end.feature_high - front_end.feature_low
+    mel = torch.rand(3, 1, 64, 96, generator=chance) * span + front_end.feature_low
+    recent = RecentWindows(front_end, 4)
+    for number, window in enumerate(to_codes(mel, front_end)):
+        recent.add(window, float(number))
+    assert float((recent.mel(torch.tensor([2, 1, 0])) - mel).abs().max()) <= span / 255 / 2 + 1e-5
+    beyond = torch.tensor([-100.0, 100.0]).view(2, 1, 1, 1).expand(2, 1, 64, 96)
+    assert to_codes(beyond, front_end)[:, 0, 0].tolist() == [0, 255]
