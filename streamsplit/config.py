@@ -147,6 +147,51 @@ class ClientSettings(_Settings):
     token_file: Path | None = None
 
 
+class RefinerSettings(BaseModel):
+    """How the server refines the first of its encoders from what devices send.
+
+    Attributes:
+        state_dir: published versions, progress, log, status and the inbox of devices' differences.
+        replay_mb: windows kept to learn from, on disk.
+        compute: torch device of the training.
+        threads: torch threads.
+        nice: the process' niceness: it yields to everything that answers devices.
+        front: whether the blocks before the last learn too, which needs features: "train", "freeze", or "auto": where at least half of
+            the replay is features.
+        batch: pairs of windows a step, from all devices.
+        learning_rate: after the warm-up.
+        spread_weight, smoothness_weight: of the Hybrid terms.
+        round_steps: steps between two candidates.
+        least_windows: windows in the replay before the first round.
+        new_windows: windows that must arrive between rounds.
+        judged_windows: held-out windows that candidates are judged by, at most.
+        checkpoint_steps: steps that a kill can cost.
+        difference_bits: of published differences, 3 to 8.
+        most_difference: a device's difference is clipped to this share of the weights' norm.
+        seed: of draws and views.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    state_dir: Path = Field(default_factory=lambda: default_state_dir("server") / "refiner")
+    replay_mb: float = Field(default=256.0, ge=1)
+    compute: str = "cpu"
+    threads: int = Field(default=1, ge=1, le=64)
+    nice: int = Field(default=10, ge=0, le=19)
+    front: Literal["auto", "train", "freeze"] = "auto"
+    batch: int = Field(default=64, ge=2, le=4096)
+    learning_rate: float = Field(default=5e-4, gt=0, lt=1)
+    spread_weight: float = Field(default=0.1, ge=0, lt=1e6)
+    smoothness_weight: float = Field(default=0.01, ge=0, lt=1e6)
+    round_steps: int = Field(default=200, ge=1)
+    least_windows: int = Field(default=1000, ge=64)
+    new_windows: int = Field(default=500, ge=1)
+    judged_windows: int = Field(default=512, ge=32, le=8192)
+    checkpoint_steps: int = Field(default=50, ge=1)
+    difference_bits: int = Field(default=8, ge=3, le=8)
+    most_difference: float = Field(default=0.2, gt=0, le=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
 class ServerSettings(_Settings):
     """Everything a server is told.
 
@@ -168,6 +213,8 @@ class ServerSettings(_Settings):
         threads: torch threads.
         drain_s: grace on SIGTERM.
         devices: JSON file of device tokens (``streamsplit keys token``).
+        refine: keep what devices send and learn from it, in a process of its own.
+        refiner: how.
     """
 
     model_config = SettingsConfigDict(
@@ -190,6 +237,8 @@ class ServerSettings(_Settings):
     drain_s: float = Field(5.0, ge=0)
     tls: ServerTls | None = None
     devices: Path | None = None
+    refine: bool = False
+    refiner: RefinerSettings = Field(default_factory=RefinerSettings)
 
 
 AnySettings = TypeVar("AnySettings", bound=_Settings)

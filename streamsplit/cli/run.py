@@ -56,6 +56,10 @@ def server(
     ] = None,
     max_windows_per_second: Annotated[float | None, typer.Option(help="per device")] = None,
     max_devices: Annotated[int | None, typer.Option(help="connected at once")] = None,
+    refine: Annotated[
+        bool | None,
+        typer.Option("--refine", help="learn from what devices send, in a process of its own; see `status`"),
+    ] = None,
     port_file: Annotated[Path | None, typer.Option(help="write the port here once listening")] = None,
     stop_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
@@ -82,6 +86,7 @@ def server(
             "devices": devices,
             "max_windows_per_second": max_windows_per_second,
             "max_devices": max_devices,
+            "refine": refine,
         },
     )
 

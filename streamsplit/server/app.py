@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -16,9 +16,14 @@ import torch
 from streamsplit.config import ServerSettings, split_address
 from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import ConfigError, StorageError, StreamSplitError
+from streamsplit.server import refining
+from streamsplit.server.inbox import Inbox
+from streamsplit.server.publications import Publications
+from streamsplit.server.refiner import INBOX
 from streamsplit.server.security import ServerSecurity, StrangersOut, check_listen, identifier
 from streamsplit.server.service import StreamSplitService
 from streamsplit.server.store import EmbeddingStore
+from streamsplit.server.synchronisation import Synchronisation
 from streamsplit.server.tail import Tail
 from streamsplit.server.versions import ServedVersion, serve
 from streamsplit.wire.v1 import streamsplit_pb2 as pb
@@ -87,9 +92,20 @@ async def running(
     torch.set_num_threads(settings.threads)
     sys.setswitchinterval(0.001)  # compute and event loop share the interpreter: 5 ms of waiting shows in p99
     _open_store(settings).close()  # fail now, not at the first window
+    publications = None
+    if settings.refine:
+        publications, versions = refining.begin(settings, versions)
     served = serve(versions, settings.compute)
     service = StreamSplitService(settings, served, identifier(security))
-    tail = Tail(served, lambda: _open_store(settings), service.deliver, crashed, settings.max_batch)
+    feed = refining.feed(settings, served) if settings.refine else None
+    tail = Tail(
+        served,
+        lambda: _open_store(settings),
+        service.deliver,
+        crashed,
+        settings.max_batch,
+        committed=feed,
+    )
     service.tail = tail
     server = grpc.aio.server(
         interceptors=[StrangersOut(security, (f"/{SERVICE}/Connect", "/grpc.health.v1.Health/Check"))],
@@ -100,15 +116,23 @@ async def running(
     set_health = _add_health_and_reflection(server)
     port = _listen(server, settings.listen, security)
     tail.start()
+    if feed:
+        feed.start()
     await server.start()
     await set_health(True)
     try:
-        yield RunningServer(port, service, tail, served)
+        async with AsyncExitStack() as stack:
+            if publications:
+                looked = await _synchronise(settings, service, publications, served)
+                await stack.enter_async_context(refining.refining(settings, publications, served, looked))
+            yield RunningServer(port, service, tail, served)
     finally:
         await set_health(False)
         await service.drain(settings.drain_s)
         await server.stop(grace=0.5)
         await asyncio.to_thread(tail.stop)
+        if feed:
+            await asyncio.to_thread(feed.stop)
 
 
 def run(
@@ -149,6 +173,26 @@ async def _run(
         logger.info("draining, at most %g s", settings.drain_s)
     if failure:
         raise StreamSplitError(f"the server stopped because its compute died: {failure[0]}")
+
+
+async def _synchronise(
+    settings: ServerSettings,
+    service: StreamSplitService,
+    publications: Publications,
+    served: dict[str, ServedVersion],
+) -> Callable[[], Awaitable[None]]:
+    """Lets sessions fetch and keep; returns what is to be awaited whenever something may have been published."""
+    folder = settings.refiner.state_dir
+    sync = Synchronisation(publications, Inbox(folder / INBOX), folder / "memories", served)
+    service.synchronisation = sync
+
+    async def looked() -> None:
+        newest = await asyncio.to_thread(sync.look)
+        if newest:
+            service.announce(newest)
+
+    await looked()
+    return looked
 
 
 def _open_store(settings: ServerSettings) -> EmbeddingStore:

@@ -1,0 +1,197 @@
+"""One round of refining: steps, then a candidate, judged and published or not. It keeps nothing between rounds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from streamsplit.config import RefinerSettings
+from streamsplit.encoders.version import Version
+from streamsplit.errors import PayloadError
+from streamsplit.learning.averaging import Merged, merge_differences
+from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer
+from streamsplit.learning.lessons import draw_judged, draw_lesson, held_out
+from streamsplit.learning.memory_file import pack as pack_memory
+from streamsplit.learning.refine import Refiner
+from streamsplit.learning.replay import ReplayReader
+from streamsplit.server.candidates import Candidate, make_candidate, remembered, said
+from streamsplit.server.inbox import Inbox
+from streamsplit.server.known_versions import KnownVersions
+from streamsplit.server.publications import Current, Publications
+
+logger = logging.getLogger(__name__)
+
+BUFFERED = 4096
+"""Windows of all devices that the Hybrid terms and the memory look at."""
+CALM = 480
+"""Windows that batch norms are settled and ranges calibrated on."""
+FEWEST_PAIRS = 8
+LEAST_JUDGED = 48
+LEAST_STRETCHES = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a round came to.
+
+    Attributes:
+        kind: "refused": the candidate is worse. "unjudged": too few held-out windows to tell; nothing was published, training goes on.
+            "void": somebody else changed what is served meanwhile.
+        published: the new version, if it is served now.
+        line: for the log.
+    """
+
+    kind: Literal["published", "refused", "unjudged", "void"]
+    published: Version | None = None
+    line: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """What a round works with.
+
+    Attributes:
+        number: which, from 0; decides what is drawn to judge.
+        settings: of the refiner.
+        refiner: that learns.
+        known: which windows it can learn from, relative to its base.
+        reader: the replay.
+        buffer: the devices' last windows.
+    """
+
+    number: int
+    settings: RefinerSettings
+    refiner: Refiner
+    known: KnownVersions
+    reader: ReplayReader
+    buffer: TemporalBuffer
+
+    def train(self, to_step: int, stop: Callable[[], bool], told: Callable[[dict[str, float]], None]) -> bool:
+        """Steps up to a number; False if it was stopped or found too few windows to learn from.
+
+        Args:
+            to_step: where the round ends.
+            stop: asked before every step.
+            told: called after every step with its losses.
+        """
+        refiner = self.refiner
+        while refiner.done < to_step:
+            if stop():
+                return False
+            lesson = draw_lesson(self.reader, self.buffer, refiner.settings, refiner.done, self.known.usable)
+            if len(lesson.pairs) < min(refiner.settings.batch, FEWEST_PAIRS):
+                return False
+            try:
+                told(refiner.step(lesson))
+            except PayloadError as error:  # another step draws other windows
+                logger.warning("step %d is left out: %s", refiner.done, error)
+                refiner.done += 1
+        return True
+
+    def conclude(
+        self, publications: Publications, at_unix_ms: int, announce: Callable[[str], None]
+    ) -> Outcome:
+        """Judges what was learned, and publishes it if it may be.
+
+        Args:
+            publications: where.
+            at_unix_ms: the wall clock.
+            announce: called with the candidate's id just before it is published; must remember it through a kill.
+        """
+        usable, base = self.known.usable, self.known.base
+        judged = draw_judged(self.reader, self.settings.judged_windows, self.number, usable)
+        stretches = len(set(judged.stretches))
+        if len(judged.windows) < LEAST_JUDGED or stretches < LEAST_STRETCHES:
+            why = (
+                f"too few held-out windows to judge by: {len(judged.windows)} of {stretches} stretches,"
+                f" expected {LEAST_JUDGED} of {LEAST_STRETCHES}"
+            )
+            return Outcome("unjudged", None, {"why": why})
+        try:
+            candidate = make_candidate(
+                self.refiner, base, self._calm(), judged, self.known.ranges, self.settings.difference_bits
+            )
+        except ValueError as error:
+            return Outcome("refused", None, {"why": str(error)})
+        line = {
+            "candidate": candidate.version.id,
+            "why": str(candidate.verdict),
+            "judged": len(judged.windows),
+            "quality": said(candidate.verdict),
+            "difference_bytes": len(candidate.difference),
+        }
+        if not candidate.verdict.publish:
+            return Outcome("refused", None, line)
+        announce(candidate.version.id)
+        current = self._publish(publications, candidate, at_unix_ms)
+        if current is None:
+            return Outcome("void", None, {**line, "why": "another version is served meanwhile"})
+        return Outcome("published", candidate.version, line)
+
+    def _publish(self, publications: Publications, candidate: Candidate, at_unix_ms: int) -> Current | None:
+        memory = remembered(candidate.version, self.buffer, self.known.ranges)
+        packed = None if memory is None else pack_memory(memory, with_reservoir=False)
+        return publications.publish(
+            candidate.version, self.known.base.id, candidate.difference, packed, at_unix_ms
+        )
+
+    def _calm(self) -> list[BufferedWindow]:
+        chance = torch.Generator().manual_seed(self.number)
+        found = self.reader.sample(2 * CALM, chance)
+        return [one for one in found if self.known.usable(one) and not held_out(one)][:CALM]
+
+
+def frozen_blocks(
+    front: str, publications: Publications, base: Version, reader: ReplayReader, number: int
+) -> int:
+    """How many blocks do not move in round `number`: none, or all before the last.
+
+    Args:
+        front: "train", "freeze" or "auto": all move where at least half of the usable windows are features.
+        publications: where versions are.
+        base: the version that is refined.
+        reader: the replay.
+        number: of the round.
+    """
+    last = base.encoder.last_split - 1
+    if front != "auto":
+        return 0 if front == "train" else last
+    known = KnownVersions(publications, base, last)
+    found = [one for one in reader.sample(256, torch.Generator().manual_seed(number)) if known.usable(one)]
+    features = sum(one.split == 0 for one in found)
+    return 0 if 2 * features >= max(1, len(found)) else last
+
+
+def recent_windows(reader: ReplayReader, known: KnownVersions) -> TemporalBuffer:
+    """The temporal buffer as it is now, of windows that can be embedded."""
+    buffer = TemporalBuffer()
+    for window in reader.newest(BUFFERED):
+        if known.usable(window):
+            buffer.insert(window)
+    return buffer
+
+
+def merged(inbox: Inbox, names: list[str], publications: Publications, base: Version, most: float) -> Merged:
+    """What waits in the inbox as one difference; of what is served now or was before it.
+
+    Args:
+        inbox: where.
+        names: of the files to merge.
+        publications: where versions are.
+        base: what is refined.
+        most: clip of a device's difference, as a share of the weights' norm.
+    """
+    current = publications.current()
+    previous = current.previous if current else None
+    versions = {base.id: base}
+    if names and previous and publications.has(previous):
+        versions[previous] = publications.load(previous)
+    read = [inbox.read(inbox.folder / name, versions) for name in names]
+    outcome = merge_differences([one for one in read if one is not None], base.state, most)
+    for device, why in outcome.refused.items():
+        logger.warning("difference of device %s is left out: %s", device, why)
+    return outcome
