@@ -17,13 +17,9 @@ from streamsplit.config import ServerSettings, split_address
 from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import ConfigError, StorageError, StreamSplitError
 from streamsplit.server import refining
-from streamsplit.server.inbox import Inbox
-from streamsplit.server.publications import Publications
-from streamsplit.server.refiner import INBOX
 from streamsplit.server.security import ServerSecurity, StrangersOut, check_listen, identifier
 from streamsplit.server.service import StreamSplitService
 from streamsplit.server.store import EmbeddingStore
-from streamsplit.server.synchronisation import Synchronisation
 from streamsplit.server.tail import Tail
 from streamsplit.server.versions import ServedVersion, serve
 from streamsplit.wire.v1 import streamsplit_pb2 as pb
@@ -123,8 +119,7 @@ async def running(
     try:
         async with AsyncExitStack() as stack:
             if publications:
-                looked = await _synchronise(settings, service, publications, served)
-                await stack.enter_async_context(refining.refining(settings, publications, served, looked))
+                await stack.enter_async_context(refining.refining(settings, publications, served))
             yield RunningServer(port, service, tail, served)
     finally:
         await set_health(False)
@@ -173,26 +168,6 @@ async def _run(
         logger.info("draining, at most %g s", settings.drain_s)
     if failure:
         raise StreamSplitError(f"the server stopped because its compute died: {failure[0]}")
-
-
-async def _synchronise(
-    settings: ServerSettings,
-    service: StreamSplitService,
-    publications: Publications,
-    served: dict[str, ServedVersion],
-) -> Callable[[], Awaitable[None]]:
-    """Lets sessions fetch and keep; returns what is to be awaited whenever something may have been published."""
-    folder = settings.refiner.state_dir
-    sync = Synchronisation(publications, Inbox(folder / INBOX), folder / "memories", served)
-    service.synchronisation = sync
-
-    async def looked() -> None:
-        newest = await asyncio.to_thread(sync.look)
-        if newest:
-            service.announce(newest)
-
-    await looked()
-    return looked
 
 
 def _open_store(settings: ServerSettings) -> EmbeddingStore:

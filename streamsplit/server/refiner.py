@@ -193,7 +193,9 @@ class RefinerProcess:
         self.standing, self._refiner = standing, refiner
         self.inbox.remove(standing.merged)
         if self._base.id == standing.candidate:  # published just before a kill
-            self._close_round(Outcome("published", self._base, {"base": saved.pool, "candidate": standing.candidate}))
+            self._close_round(
+                Outcome("published", self._base, {"base": saved.pool, "candidate": standing.candidate})
+            )
         elif self._base.id != saved.pool:
             logger.info("progress is of %s, %s is served: starting again from it", saved.pool, self._base.id)
             self._start_again()
