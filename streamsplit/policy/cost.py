@@ -1,13 +1,16 @@
 """What an option would cost now, in parts: milliseconds and millijoules from profile and observation.
 
-The same arithmetic serves the greedy decider on a device and the simulator that trains a policy.
+The same arithmetic serves the greedy decider on a device and the simulator that trains a policy: the functions
+of plain quantities at the end take numbers or arrays alike.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from streamsplit.policy.observation import AUDIO_SPLIT, Observation, Option
+from streamsplit.policy.observation import AUDIO_SPLIT, SKIP_SPLIT, Observation, Option
+from streamsplit.policy.power import PowerModel
 from streamsplit.policy.profile import Profile
 
 ASSUMED_UPLINK_BPS = 1e6
@@ -24,6 +27,8 @@ THROTTLED_SLOWDOWN = 1.5
 
 MOST_SLOWDOWN = 20.0
 """At a load of 95 % and more: beyond it the estimate says nothing."""
+
+MOST_LOAD = 1.0 - 1.0 / MOST_SLOWDOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +80,13 @@ def slowdown(observation: Observation) -> float:
 
     More while it is throttled.
     """
-    load = min(1.0, max(0.0, observation.cpu_percent / 100.0))
-    factor = 1.0 / max(1.0 - load, 1.0 / MOST_SLOWDOWN)
-    return factor * THROTTLED_SLOWDOWN if observation.throttled else factor
+    load = min(MOST_LOAD, max(0.0, observation.cpu_percent / 100.0))
+    return float(stretch(load, observation.throttled))
 
 
 def transfer_ms(payload_bytes: float, observation: Observation) -> float:
     """Time the uplink is busy with a message of one such payload."""
-    return (payload_bytes + MESSAGE_BYTES) * 8e3 / _uplink_bps(observation)
+    return float(1e3 * message_bits(payload_bytes) / _uplink_bps(observation))
 
 
 def predict_latency_ms(profile: Profile, option: Option, observation: Observation) -> Latency:
@@ -94,8 +98,8 @@ def predict_latency_ms(profile: Profile, option: Option, observation: Observatio
         ValueError: the profile knows nothing of the option's split and codec.
     """
     busy = slowdown(observation)
-    features, head, pack = _device_ms(profile, option)
-    if option.split == profile.last_split:
+    features, head, pack = device_ms(profile, option)
+    if option.split in (profile.last_split, SKIP_SPLIT):
         return Latency(features * busy, head * busy, pack * busy)
     rtt_ms = ASSUMED_RTT_MS if observation.rtt_ms is None else observation.rtt_ms
     return Latency(
@@ -118,20 +122,29 @@ def predict_energy_mj(profile: Profile, option: Option, observation: Observation
         ValueError: the profile knows nothing of the option's split and codec.
     """
     power = profile.power
+    if option.split == SKIP_SPLIT:
+        return Energy(0.0, 0.0, 0.0)
     sending_s = transfer_ms(option.payload_bytes, observation) / 1e3
     staying_s = min(power.radio_tail_s, max(0.0, profile.window_s - sending_s))
     return Energy(
-        compute=power.core_w * sum(_device_ms(profile, option)),
-        send=1e3
-        * (
-            power.radio_j_per_byte * (option.payload_bytes + MESSAGE_BYTES) + power.radio_active_w * sending_s
+        compute=power.core_w * sum(device_ms(profile, option)),
+        send=float(
+            send_mj(
+                power.radio_j_per_byte, power.radio_active_w, message_bits(option.payload_bytes), sending_s
+            )
         ),
         tail=1e3 * power.radio_tail_w * staying_s,
     )
 
 
-def _device_ms(profile: Profile, option: Option) -> tuple[float, float, float]:
-    """Features, head, pack on the idle device."""
+def device_ms(profile: Profile, option: Option) -> tuple[float, float, float]:
+    """Features, head, pack on the idle device, milliseconds.
+
+    Raises:
+        ValueError: the profile knows nothing of the option's split and codec.
+    """
+    if option.split == SKIP_SPLIT:
+        return 0.0, 0.0, 0.0
     pack_ms = profile.pack_ms.get((option.split, option.codec))
     if pack_ms is None:
         known = ", ".join(f"{split}/{codec}" for split, codec in sorted(profile.pack_ms))
@@ -146,3 +159,61 @@ def _device_ms(profile: Profile, option: Option) -> tuple[float, float, float]:
 
 def _uplink_bps(observation: Observation) -> float:
     return ASSUMED_UPLINK_BPS if observation.uplink_bps is None else max(observation.uplink_bps, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """What a window's outcome is worth: alpha A - beta Lat / T_max - eta E / E_budget, with the paper's weights.
+
+    Attributes:
+        alpha, beta, eta: as published (Table 8).
+        latency_ms: T_max. None: one hop, as a result that comes after the next window is late.
+        energy_mj: E_budget. None: what the device draws idle in one hop, so that a share of 1 doubles its
+            consumption. It makes joules of a Pi and of a laptop comparable.
+        latest: latency counts up to so many T_max: later than that, it is too late anyway.
+    """
+
+    alpha: float = 10.0
+    beta: float = 5.0
+    eta: float = 3.0
+    latency_ms: float | None = None
+    energy_mj: float | None = None
+    latest: float = 4.0
+
+    def latency_limit_ms(self, window_s: float) -> float:
+        """T_max for windows of this length."""
+        return 1e3 * window_s if self.latency_ms is None else self.latency_ms
+
+    def energy_budget_mj(self, power: PowerModel, window_s: float) -> float:
+        """E_budget on a device with this power model."""
+        return float(1e3 * window_s * power.idle_w) if self.energy_mj is None else self.energy_mj
+
+
+def reward(goals: Goals, quality: float, latency_share: float, energy_share: float) -> float:
+    """Of one window.
+
+    Args:
+        quality: A, 0..1.
+        latency_share: latency / T_max.
+        energy_share: energy / E_budget.
+    """
+    late = min(latency_share, goals.latest)
+    return goals.alpha * quality - goals.beta * late - goals.eta * energy_share
+
+
+# Plain quantities: numbers, or numpy arrays of equal shape.
+
+
+def stretch(load: Any, throttled: Any) -> Any:
+    """Factor on work's time at a load of 0..`MOST_LOAD`."""
+    return (1.0 + (THROTTLED_SLOWDOWN - 1.0) * throttled) / (1.0 - load)
+
+
+def message_bits(payload_bytes: Any) -> Any:
+    """Of one window on the link."""
+    return 8.0 * (payload_bytes + MESSAGE_BYTES)
+
+
+def send_mj(radio_j_per_byte: Any, radio_active_w: Any, bits: Any, sending_s: Any) -> Any:
+    """The radio's energy for so many bits that keep the link busy for so long."""
+    return 1e3 * (radio_j_per_byte * bits / 8.0 + radio_active_w * sending_s)

@@ -2,8 +2,8 @@
 
     options --mask--> what is possible now --decider--> Choice, kept by `Pilot` for ten windows
 
-A decider is stateless: the same observation and options give the same choice. 2 to 33 us each on a desktop
-core.
+A decider is stateless: the same observation and options give the same choice; but for a `Learner`, whose choices
+follow what it was taught. 2 to 33 us each on a desktop core.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from pathlib import Path
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from streamsplit.errors import ConfigError
 from streamsplit.policy.cost import predict_energy_mj, predict_latency_ms
-from streamsplit.policy.observation import Observation, Option
+from streamsplit.policy.observation import SILENCE_DBFS, SKIP_SPLIT, Observation, Option
 from streamsplit.policy.profile import Profile
 
 Objective = Literal["latency", "energy"]
@@ -46,6 +47,14 @@ class Decider(Protocol):
 
     def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
         """One of `options`, which are already masked and never empty."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A decider that learns from what came of its choices."""
+
+    def learn(self, choice: Choice, observation: Observation, reward: float) -> None:
+        """Takes the mean reward (`cost.reward`) of the windows of a choice that was made at an observation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,7 @@ class Heuristic:
         free = 0.0 if observation.throttled else min(1.0, max(0.0, 1.0 - observation.cpu_percent / 100.0))
         bandwidth = self._bandwidth(observation.uplink_bps)
         depth = 0.6 * free + 0.4 * (1.0 - bandwidth)
-        ordered = sorted(options, key=_depth)
+        ordered = sorted((option for option in options if option.split != SKIP_SPLIT), key=_depth)
         option = ordered[min(int(depth * len(ordered)), len(ordered) - 1)]
         reason = (
             f"free CPU {free:.0%}, bandwidth {bandwidth:.0%}: depth {depth:.2f} of {len(ordered)} options"
@@ -148,9 +157,9 @@ class GreedyProfile:
 def mask(
     options: Sequence[Option], observation: Observation, last_split: int, hop_s: float = 0.96
 ) -> list[Option]:
-    """What is possible now, in the order given.
+    """What is possible now, in the order given, skipping first.
 
-    Without a server only embedding on the device is. An option whose payload would keep the link busy longer
+    Skipping is possible in silence only. Without a server only embedding on the device is. An option whose payload would keep the link busy longer
     than the time to the next window can never catch up, and is left out if the link's rate is known; if that
     leaves nothing, the smallest payload stays. Audio is among `options` only where the settings allow it to
     leave the device.
@@ -167,13 +176,19 @@ def mask(
         raise ValueError(
             f"options: expected one with split {last_split}, got {[option.split for option in options]}"
         )
+    silent, working = [], []
+    for option in options:
+        if option.split != SKIP_SPLIT:
+            working.append(option)
+        elif observation.level_dbfs <= SILENCE_DBFS:
+            silent.append(option)
     if not observation.server_available:
-        return local
+        return silent + local
     if observation.uplink_bps is None:
-        return list(options)
+        return silent + working
     budget_bytes = observation.uplink_bps * hop_s / 8.0
-    possible = [option for option in options if option.payload_bytes <= budget_bytes]
-    return possible or [min(options, key=lambda option: option.payload_bytes)]
+    possible = [option for option in working if option.payload_bytes <= budget_bytes]
+    return silent + (possible or [min(working, key=_payload)])
 
 
 class Pilot:
@@ -218,37 +233,64 @@ class Pilot:
         self._age += 1
         return self._choice
 
+    def learn(self, choice: Choice, observation: Observation, reward: float) -> None:
+        """Passes what came of a choice on to the decider, if it learns.
+
+        Args:
+            choice: as `choose` returned it.
+            observation: that it was decided on, the first of its windows.
+            reward: mean of its windows, by `cost.reward`.
+        """
+        if isinstance(self.decider, Learner):
+            self.decider.learn(choice, observation, reward)
+
 
 def make_decider(name: str, profile: Profile | None = None, last_split: int | None = None) -> Decider:
     """A decider by the name a user gives it.
 
     Args:
-        name: ``fixed:K``, ``heuristic``, ``greedy-profile`` or ``greedy-profile:energy``.
-        profile: this device's, for greedy-profile.
+        name: ``fixed:K``, ``heuristic``, ``greedy-profile``, ``greedy-profile:energy``, ``linucb``, ``learned``
+            (the policy that comes with the project) or ``learned:FILE``.
+        profile: this device's, for greedy-profile and learned.
         last_split: L of the encoder, to check K.
 
     Raises:
-        ConfigError: an unknown name, a split the encoder does not have, no profile or another encoder's.
+        ConfigError: an unknown name, a split the encoder does not have, no profile or another encoder's, a file
+            that is no policy.
     """
+    from streamsplit.policy.learned import SHIPPED_POLICY, load_policy
+    from streamsplit.policy.linucb import LinUcb
+
     kind, _, argument = name.partition(":")
     if name == "heuristic":
         return Heuristic()
     if kind == "fixed":
         return FixedSplit(_split(name, argument, last_split))
+    if name == "linucb":
+        return LinUcb()
+    if kind == "learned" and (argument or name == kind):
+        path = Path(argument).expanduser() if argument else SHIPPED_POLICY
+        return load_policy(path, _profiled(name, profile, last_split), name)
     if kind == "greedy-profile" and (argument in get_args(Objective) or name == kind):
-        if profile is None:
-            raise ConfigError(
-                f"decider {name!r}: expected a profile of this device (`streamsplit profile`), got none"
-            )
-        if last_split is not None and profile.last_split != last_split:
-            raise ConfigError(
-                f"decider {name!r}: expected a profile of an encoder with splits to {last_split}, "
-                f"got one of {profile.version} with splits to {profile.last_split}"
-            )
-        return GreedyProfile(profile, "energy" if argument == "energy" else "latency")
+        objective: Objective = "energy" if argument == "energy" else "latency"
+        return GreedyProfile(_profiled(name, profile, last_split), objective)
     raise ConfigError(
-        f"decider {name!r}: expected fixed:K, heuristic, greedy-profile or greedy-profile:energy"
+        f"decider {name!r}: expected fixed:K, heuristic, greedy-profile or greedy-profile:energy, linucb, "
+        "learned or learned:FILE"
     )
+
+
+def _profiled(name: str, profile: Profile | None, last_split: int | None) -> Profile:
+    if profile is None:
+        raise ConfigError(
+            f"decider {name!r}: expected a profile of this device (`streamsplit profile`), got none"
+        )
+    if last_split is not None and profile.last_split != last_split:
+        raise ConfigError(
+            f"decider {name!r}: expected a profile of an encoder with splits to {last_split}, "
+            f"got one of {profile.version} with splits to {profile.last_split}"
+        )
+    return profile
 
 
 def _split(name: str, argument: str, last_split: int | None) -> int:
@@ -270,6 +312,10 @@ def _chosen(option: Option, reason: str, **expected: float) -> Choice:
     return Choice(
         option.split, option.codec, reason, {"payload_bytes": round(option.payload_bytes, 1), **expected}
     )
+
+
+def _payload(option: Option) -> float:
+    return option.payload_bytes
 
 
 def _depth(option: Option) -> int:

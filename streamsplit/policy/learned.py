@@ -1,0 +1,211 @@
+"""The learned decider: a small network scores every possible option, in numpy; see docs/policy.md.
+
+    moment [G] --+
+                 +--> tanh [H] --> tanh [J] --> score, + bias x expected reward
+    option [K] --+
+
+The same weights for every option, so any number of them is served. The file is a safetensors file; its metadata
+names the layout of the features, and a file of another layout is refused. Neither torch nor gymnasium is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from streamsplit.errors import ConfigError
+from streamsplit.policy.cost import Goals, predict_energy_mj, predict_latency_ms
+from streamsplit.policy.decide import Choice
+from streamsplit.policy.layout import EXPECTED, LAYOUT, MOMENT, PER_OPTION, Describer
+from streamsplit.policy.observation import Observation, Option
+from streamsplit.policy.profile import Profile
+from streamsplit.policy.quality import SHIPPED, Quality, shipped_quality
+
+FORMAT: Final = "streamsplit-policy"
+FORMAT_VERSION: Final = 1
+SHIPPED_POLICY: Final = SHIPPED / "policy.safetensors"
+CLIP: Final = 8.0
+"""Normalised features are cut here."""
+
+Tensor = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """A trained scorer.
+
+    Attributes:
+        tensors: by name: moment_mean, moment_scale [G], option_mean, option_scale [K], moment_in [G, H],
+            option_in [K, H], hidden_bias [H], middle [H, J], middle_bias [J], out [J], expected_bias [].
+        goals: the reward it was trained for.
+        note: how it was made: the command.
+    """
+
+    tensors: Mapping[str, Tensor]
+    goals: Goals
+    note: str
+
+    def save(self, path: Path) -> None:
+        """Writes the file.
+
+        Raises:
+            ConfigError: it cannot be written there.
+        """
+        goals = self.goals
+        description = {
+            "format_version": FORMAT_VERSION,
+            "layout": LAYOUT,
+            "moment": MOMENT,
+            "option": PER_OPTION,
+            "goals": [
+                goals.alpha,
+                goals.beta,
+                goals.eta,
+                goals.latency_ms,
+                goals.energy_mj,
+                goals.latest,
+            ],
+            "note": self.note,
+        }
+        try:
+            path.write_bytes(to_bytes(dict(self.tensors), {FORMAT: json.dumps(description)}))
+        except OSError as error:
+            raise ConfigError(f"policy {path}: cannot be written: {error.strerror}") from error
+
+
+def load_weights(path: Path) -> Weights:
+    """Reads what `Weights.save` wrote.
+
+    Raises:
+        ConfigError: no such file, not a policy, of another layout, or with tensors of wrong shapes.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(FORMAT)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"policy {path}: cannot be read as safetensors: {error}") from error
+    if text is None:
+        raise ConfigError(f"policy {path}: expected a {FORMAT} file (`streamsplit train-policy` writes one)")
+    try:
+        described = json.loads(text)
+        version, layout = described["format_version"], described["layout"]
+        goals, note = Goals(*described["goals"]), str(described["note"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"policy {path}: damaged description: {error}") from error
+    if version != FORMAT_VERSION or layout != LAYOUT:
+        raise ConfigError(
+            f"policy {path}: expected format {FORMAT_VERSION} with features {LAYOUT}, got {version} with {layout}"
+        )
+    _check(path, tensors)
+    return Weights(tensors, goals, note)
+
+
+def _check(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    moment, option = len(MOMENT), len(PER_OPTION)
+    hidden = tensors["hidden_bias"].shape if "hidden_bias" in tensors else (0,)
+    middle = tensors["middle_bias"].shape if "middle_bias" in tensors else (0,)
+    expected: dict[str, tuple[int, ...]] = {
+        "moment_mean": (moment,),
+        "moment_scale": (moment,),
+        "option_mean": (option,),
+        "option_scale": (option,),
+        "moment_in": (moment, *hidden),
+        "option_in": (option, *hidden),
+        "hidden_bias": hidden,
+        "middle": (*hidden, *middle),
+        "middle_bias": middle,
+        "out": middle,
+        "expected_bias": (),
+    }
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if shapes != expected or 0 in (*hidden, *middle):
+        raise ConfigError(f"policy {path}: expected tensors {expected}, got {shapes}")
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+            raise ConfigError(f"policy {path}: {name}: expected finite float32, got {tensor.dtype}")
+    if min(tensors["moment_scale"].min(), tensors["option_scale"].min()) <= 0:
+        raise ConfigError(f"policy {path}: expected scales above 0")
+
+
+class LearnedPolicy:
+    """Takes the option with the highest score.
+
+    Args:
+        weights: trained.
+        profile: of this device; the options it has not measured cannot be scored.
+        quality: of its encoder; None: the shipped table.
+        name: as `make_decider` takes it.
+        hold_windows, predicts: see `worlds.Device`; the defaults are what clients do.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        profile: Profile,
+        quality: Quality | None = None,
+        name: str = "learned",
+        hold_windows: int = 0,
+        predicts: bool = False,
+    ) -> None:
+        self.name = name
+        self._profile = profile
+        self._describer = Describer(
+            profile, quality or encoder_quality(profile), weights.goals, hold_windows, predicts
+        )
+        tensors = {name: tensor.astype(np.float64) for name, tensor in weights.tensors.items()}
+        self._moment_mean, self._moment_factor = tensors["moment_mean"], 1.0 / tensors["moment_scale"]
+        self._option_mean, self._option_factor = tensors["option_mean"], 1.0 / tensors["option_scale"]
+        self._moment_in, self._option_in = tensors["moment_in"], tensors["option_in"]
+        self._hidden_bias = tensors["hidden_bias"]
+        self._middle, self._middle_bias = tensors["middle"], tensors["middle_bias"]
+        self._out, self._expected_bias = tensors["out"], float(tensors["expected_bias"])
+
+    def scores(self, observation: Observation, options: Sequence[Option]) -> npt.NDArray[np.float64]:
+        """One per option; higher is better."""
+        described_moment, described = self._describer.describe(observation, options)
+        moment = (np.array(described_moment) - self._moment_mean) * self._moment_factor
+        features = np.array(described)
+        option = (features - self._option_mean) * self._option_factor
+        np.maximum(np.minimum(moment, CLIP, out=moment), -CLIP, out=moment)
+        np.maximum(np.minimum(option, CLIP, out=option), -CLIP, out=option)
+        hidden = np.tanh(option @ self._option_in + (moment @ self._moment_in + self._hidden_bias))
+        middle = np.tanh(hidden @ self._middle + self._middle_bias)
+        scores: npt.NDArray[np.float64] = middle @ self._out + self._expected_bias * features[:, EXPECTED]
+        return scores
+
+    def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
+        """The option with the highest score; of equal ones the first."""
+        scores = self.scores(observation, options)
+        best = int(scores.argmax())
+        option = options[best]
+        lead = float(scores[best] - np.partition(scores, -2)[-2]) if len(scores) > 1 else 0.0
+        uncertainty = "?" if observation.uncertainty is None else f"{observation.uncertainty:.2f}"
+        return Choice(
+            option.split,
+            option.codec,
+            f"highest score of {len(scores)} by {lead:.2f} at uncertainty {uncertainty}",
+            {
+                "payload_bytes": round(option.payload_bytes, 1),
+                "latency_ms": round(predict_latency_ms(self._profile, option, observation).total, 3),
+                "energy_mj": round(predict_energy_mj(self._profile, option, observation).total, 3),
+            },
+        )
+
+
+def encoder_quality(profile: Profile) -> Quality:
+    """The shipped table of the profile's encoder: a version's id is NAME-DIGEST."""
+    return shipped_quality(profile.version.rpartition("-")[0])
+
+
+def load_policy(path: Path, profile: Profile, name: str, **properties: Any) -> LearnedPolicy:
+    """A decider from a file; raises as `load_weights`."""
+    return LearnedPolicy(load_weights(path), profile, name=name, **properties)
