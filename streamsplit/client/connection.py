@@ -22,6 +22,7 @@ Call = Any  # grpc.aio.StreamStreamCall: generated stubs have no types
 MAX_STREAMS = 4096
 """The protocol's limit per connection."""
 
+SYNC = (messages.Want, messages.Piece, messages.NameVersion, messages.Newest, messages.Taken)
 _PREFIX_BYTES = 5
 
 
@@ -38,6 +39,7 @@ class Connection:
         versions: encoder versions named in our Hello, by index.
         welcome: what the server answered.
         sent_bytes, received_bytes: of messages, with the five bytes gRPC puts before each.
+        sync_sent_bytes, sync_received_bytes: those of them that are lazy synchronisation.
     """
 
     def __init__(self, call: Call, server: str) -> None:
@@ -47,6 +49,8 @@ class Connection:
         self.welcome = messages.Welcome("", (), 0, 0)
         self.sent_bytes = 0
         self.received_bytes = 0
+        self.sync_sent_bytes = 0
+        self.sync_received_bytes = 0
         self._shorthand = Shorthand()
         self._streams: dict[str, int] = {}
         self._names: list[str] = []
@@ -69,7 +73,10 @@ class Connection:
         """Sends a message; one at a time."""
         wire = messages.device_message(message)
         self._shorthand.shorten(wire)
-        self.sent_bytes += wire.ByteSize() + _PREFIX_BYTES
+        size = wire.ByteSize() + _PREFIX_BYTES
+        self.sent_bytes += size
+        if isinstance(message, SYNC):
+            self.sync_sent_bytes += size
         with self._meaning():
             await self._call.write(wire)
 
@@ -85,8 +92,11 @@ class Connection:
                 wire = await self._call.read()
             if wire is grpc.aio.EOF:
                 return None
-            self.received_bytes += wire.ByteSize() + _PREFIX_BYTES
+            size = wire.ByteSize() + _PREFIX_BYTES
+            self.received_bytes += size
             said = messages.read_server_message(wire)
+            if isinstance(said, SYNC):
+                self.sync_received_bytes += size
             if said is not None:
                 return said
 
@@ -99,20 +109,28 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             raise meaning(error.code(), error.details() or "", self._server) from None
 
-    def opening(self, step: Step, stream: Callable[[str], SpooledStream]) -> messages.OpenStream | None:
-        """What must be said before a step's window: its stream's name, the first time.
+    def introductions(
+        self, step: Step, stream: Callable[[str], SpooledStream]
+    ) -> list[messages.OpenStream | messages.NameVersion]:
+        """What must be said before a step's window, the first time: its stream's name, and its version's.
 
         Raises:
-            LinkError: this connection has as many streams as the protocol allows; a new one begins anew.
+            LinkError: this connection has as many streams or versions as the protocol allows; a new one begins anew.
         """
-        if step.stream in self._streams:
-            return None
-        if len(self._names) == MAX_STREAMS:
-            raise LinkError(f"{MAX_STREAMS} streams on one connection: beginning a new one")
-        index = self._streams[step.stream] = len(self._names)
-        self._names.append(step.stream)
-        about = stream(step.stream)
-        return messages.OpenStream(index, step.stream, about.started_unix_ms, about.sample_rate_hz)
+        said: list[messages.OpenStream | messages.NameVersion] = []
+        if step.split > 0 and step.version not in self.versions:
+            if len(self.versions) == messages.MAX_VERSIONS:
+                raise LinkError(f"{messages.MAX_VERSIONS} versions on one connection: beginning a new one")
+            said.append(messages.NameVersion(len(self.versions), step.version))
+            self.versions = (*self.versions, step.version)
+        if step.stream not in self._streams:
+            if len(self._names) == MAX_STREAMS:
+                raise LinkError(f"{MAX_STREAMS} streams on one connection: beginning a new one")
+            index = self._streams[step.stream] = len(self._names)
+            self._names.append(step.stream)
+            about = stream(step.stream)
+            said.append(messages.OpenStream(index, step.stream, about.started_unix_ms, about.sample_rate_hz))
+        return said
 
     def key(self, stream: int, sequence: int) -> tuple[str, int]:
         """The window that the server means."""

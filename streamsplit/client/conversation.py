@@ -20,6 +20,7 @@ from streamsplit.client.edge import as_features
 from streamsplit.client.link_estimator import LinkEstimator
 from streamsplit.client.spool import Spool
 from streamsplit.client.step import Step
+from streamsplit.client.synchroniser import Synchroniser
 from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version
 from streamsplit.errors import LinkError, RefusedError, RemoteProtocolError
@@ -53,18 +54,19 @@ class Answer:
     answered_s: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Desk:
     """What every conversation of one uplink shares.
 
     Attributes:
         settings: where and how.
-        version: what this device computes heads of.
+        version: what this device computes heads of; another one from a swap on.
         spool: what is to be sent.
         estimator: of the link; told of every window and every answer.
         answered: called on the event loop for every window that is done with, before it leaves the spool.
         clock: monotonic seconds.
         random: jitter.
+        synchroniser: of weights and memory, where the device learns.
     """
 
     settings: ClientSettings
@@ -74,6 +76,7 @@ class Desk:
     answered: Callable[[Answer], None]
     clock: Callable[[], float]
     random: random.Random
+    synchroniser: Synchroniser | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +90,6 @@ class Conversation:
     """See the module's text; `run` is its life.
 
     Attributes:
-        serves_ours: the server finishes windows of this device's version.
         draining: the server is going down; nothing more is sent.
         answers: windows answered so far.
     """
@@ -104,7 +106,9 @@ class Conversation:
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._keeping = asyncio.Lock()
-        self.serves_ours = any(served.version == desk.version.id for served in connection.welcome.served)
+        self._served = {served.version for served in connection.welcome.served}
+        if desk.synchroniser:
+            desk.synchroniser.connected()
         self.draining = False
         self.answers = 0
 
@@ -112,6 +116,11 @@ class Conversation:
     def in_flight(self) -> int:
         """Windows on the wire."""
         return len(self._in_flight)
+
+    @property
+    def serves_ours(self) -> bool:
+        """Whether the server finishes windows of this device's version."""
+        return self._desk.version.id in self._served
 
     @property
     def busy(self) -> bool:
@@ -186,7 +195,7 @@ class Conversation:
     async def _send(self) -> None:
         while not self.draining:
             self._wake.clear()
-            sent = await self._send_some()
+            sent = await self._send_some() + await self._synchronise()
             if not sent:
                 wait_s = self._busy_until_s - self._desk.clock()
                 with contextlib.suppress(TimeoutError):
@@ -212,11 +221,19 @@ class Conversation:
                 break
         return sent
 
+    async def _synchronise(self) -> bool:
+        """One piece of what is synchronised, between the windows."""
+        message = self._desk.synchroniser.next() if self._desk.synchroniser else None
+        if message is None:
+            return False
+        async with self._writing:
+            await self._connection.write(message)
+        return True
+
     async def _send_step(self, row: int, step: Step) -> None:
         async with self._writing:
-            opening = self._connection.opening(step, self._desk.spool.stream)
-            if opening:
-                await self._connection.write(opening)
+            for message in self._connection.introductions(step, self._desk.spool.stream):
+                await self._connection.write(message)
             now_s = self._desk.clock()
             if not self._in_flight:
                 self._progress_s = now_s
@@ -240,12 +257,20 @@ class Conversation:
                     self._version_gone(said)
                 case messages.Rejected():
                     self._rejected(said)
+                case messages.Newest() | messages.Piece() | messages.Taken():
+                    self._synchronised(said)
                 case messages.Drain():
                     logger.info("the server is draining; reconnecting in a moment")
                     self.draining = True
                 case messages.Welcome():
                     raise RemoteProtocolError("server: Welcome came twice")
             self._wake.set()
+
+    def _synchronised(self, said: messages.Newest | messages.Piece | messages.Taken) -> None:
+        if isinstance(said, messages.Newest):
+            self._served.add(said.version.version)
+        if self._desk.synchroniser:
+            self._desk.synchroniser.heard(said)
 
     def _take(self, stream: int, sequence: int) -> _InFlight | None:
         return self._in_flight.pop(self._connection.key(stream, sequence), None)
@@ -286,7 +311,7 @@ class Conversation:
         self._desk.estimator.lost(flight.step.key)
         step = flight.step
         ours = step.version == self._desk.version.id
-        self.serves_ours = self.serves_ours and not ours
+        self._served = {served.version for served in gone.served}
         usable = [served.version for served in gone.served if served.front_end == step.front_end]
         again = as_features(step, usable[0]) if usable else None
         if again is None and not ours:

@@ -23,6 +23,7 @@ from streamsplit.client.link_estimator import LinkEstimator
 from streamsplit.client.socket_stats import SocketMeter, supported
 from streamsplit.client.spool import Spool
 from streamsplit.client.step import Step
+from streamsplit.client.synchroniser import Synchroniser
 from streamsplit.config import ClientSettings, split_address
 from streamsplit.encoders.registry import Version
 from streamsplit.errors import LinkError, RefusedError, RemoteProtocolError, StorageError
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 BACKOFF_S = (0.25, 30.0)
 REFUSED_RETRY_S = 60.0
 METER_S = 0.5
-MAX_VERSIONS = 16
 
 
 class LinkState(Enum):
@@ -56,6 +56,7 @@ class Uplink:
         answered: called on the event loop for every window that is done with, before it leaves the spool.
         clock: monotonic seconds.
         seed: of the reconnects' jitter; None: from the system.
+        synchroniser: of weights and memory, where the device learns.
     """
 
     def __init__(
@@ -66,13 +67,16 @@ class Uplink:
         answered: Callable[[Answer], None],
         clock: Callable[[], float] = time.monotonic,
         seed: int | None = None,
+        synchroniser: Synchroniser | None = None,
     ) -> None:
         self._settings = settings
         self._spool = spool
         self._clock = clock
         self._random = random.Random(seed)
         self.estimator = LinkEstimator()
-        self._desk = Desk(settings, version, spool, self.estimator, answered, clock, self._random)
+        self._desk = Desk(
+            settings, version, spool, self.estimator, answered, clock, self._random, synchroniser
+        )
         self._connection: Connection | None = None
         self._talk: Conversation | None = None
         self._task: asyncio.Task[None] | None = None
@@ -80,7 +84,7 @@ class Uplink:
         self.meter = SocketMeter(split_address(settings.server)[1]) if settings.server else None
         self.error: Exception | None = None
         self.connections = 0
-        self._message_bytes = (0, 0)
+        self._message_bytes = (0, 0, 0, 0)
 
     async def __aenter__(self) -> Uplink:
         if self._settings.server is not None:
@@ -172,10 +176,24 @@ class Uplink:
         """Bytes received from the server so far, as of at most half a second ago."""
         return self.meter.total.received if self.meter and supported() else self._messages()[1]
 
-    def _messages(self) -> tuple[int, int]:
-        up, down = self._message_bytes
-        current = self._connection
-        return (up + current.sent_bytes, down + current.received_bytes) if current else (up, down)
+    @property
+    def sync_bytes(self) -> tuple[int, int]:
+        """Message bytes of lazy synchronisation so far, (up, down); they are in `uplink_bytes` and `downlink_bytes`, too."""
+        counted = self._messages()
+        return counted[2], counted[3]
+
+    def adopt(self, version: Version) -> None:
+        """From here on this device computes heads of another version."""
+        self._desk.version = version
+
+    def _messages(self) -> tuple[int, int, int, int]:
+        """Bytes (up, down), and those of synchronisation (up, down), of all connections so far."""
+        if self._connection is None:
+            return self._message_bytes
+        now = self._connection
+        counted = (now.sent_bytes, now.received_bytes, now.sync_sent_bytes, now.sync_received_bytes)
+        up, down, sync_up, sync_down = (a + b for a, b in zip(self._message_bytes, counted, strict=True))
+        return up, down, sync_up, sync_down
 
     # Keeping the stream up.
 
@@ -234,7 +252,7 @@ class Uplink:
 
     async def _greet(self, connection: Connection) -> Conversation:
         ours = self._desk.version.id
-        names = (ours, *(name for name in self._spool.versions() if name != ours))[:MAX_VERSIONS]
+        names = (ours, *(name for name in self._spool.versions() if name != ours))[: messages.MAX_VERSIONS]
         await connection.greet(
             messages.Hello(messages.PROTOCOL, self._settings.device, names, f"streamsplit {__version__}")
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamsplit.errors import StorageError
-from streamsplit.server.session import Done, Failed, WindowJob
+from streamsplit.server.events import Done, Failed, WindowJob
 from streamsplit.server.store import EmbeddingStore, StoredWindow
 from streamsplit.server.versions import Embedded
 from streamsplit.wire.codec import Array

@@ -17,20 +17,24 @@ import grpc
 from streamsplit.config import ServerSettings
 from streamsplit.errors import RefusedError, RemoteProtocolError
 from streamsplit.server.commit import Outcome
-from streamsplit.server.security import TokenBucket
-from streamsplit.server.session import (
+from streamsplit.server.events import (
     Close,
     Code,
     Command,
     DrainRequested,
+    Fetch,
+    Fetched,
     HalfClosed,
     HelloOverdue,
+    Keep,
+    Kept,
     Process,
+    Published,
     Reply,
-    Session,
-    SessionLimits,
-    State,
 )
+from streamsplit.server.security import TokenBucket
+from streamsplit.server.session import Session, SessionLimits, State
+from streamsplit.server.synchronisation import Synchronisation
 from streamsplit.server.tail import Tail
 from streamsplit.server.versions import ServedVersion
 from streamsplit.wire import messages
@@ -64,9 +68,16 @@ class Connection:
 
     OUTBOX_HIGH = 256
 
-    def __init__(self, session: Session, submit: Callable[[Process, Connection], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        submit: Callable[[Process, Connection], None],
+        synchronisation: Synchronisation | None,
+    ) -> None:
         self.session = session
         self._submit = submit
+        self._synchronisation = synchronisation
+        self._errands: set[asyncio.Task[None]] = set()
         self._shorthand = Shorthand()
         self._outbox: list[pb.ServerMessage] = []
         self._wake = asyncio.Event()
@@ -88,9 +99,26 @@ class Connection:
             case Process():
                 self._submit(command, self)
                 return
+            case Fetch() | Keep():
+                errand = asyncio.create_task(self._run_errand(command), name="synchronisation")
+                self._errands.add(errand)
+                errand.add_done_callback(self._errands.discard)
+                return
             case Close():
                 self.closing = command
         self._wake.set()
+
+    async def _run_errand(self, command: Fetch | Keep) -> None:
+        """What waits for the disk, in a thread."""
+        sync = self._synchronisation
+        if sync is None:
+            return
+        if isinstance(command, Fetch):
+            self.receive(Fetched(await asyncio.to_thread(sync.fetch, command.want)))
+        else:
+            kept = command.device, command.thing, command.version, command.base, command.content
+            problem = await asyncio.to_thread(sync.keep, *kept)
+            self.receive(Kept(command.thing, len(command.content), problem))
 
     async def read(self, requests: AsyncIterator[pb.DeviceMessage]) -> None:
         """Feeds the session until the device half-closes."""
@@ -147,6 +175,7 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
         self._buckets: dict[str, TokenBucket] = {}
         self._draining = False
         self.tail: Tail | None = None
+        self.synchronisation: Synchronisation | None = None
         self.stopped = asyncio.Event()
         self.refused = Counter[str]()
 
@@ -217,7 +246,11 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
             return self.tail is not None and self.tail.waiting < settings.max_queue and bucket.take()
 
         limits = SessionLimits(settings.max_in_flight, settings.max_message_kb * 1024)
-        connection = Connection(Session(identity, self._served, limits, admit, take), self._submit)
+        session = Session(identity, self._served, limits, admit, take)
+        sync = self.synchronisation
+        if sync is not None:
+            session.newest, session.most_bytes = sync.newest, sync.most_bytes
+        connection = Connection(session, self._submit, sync)
         self._connections[connection] = ""
         return connection
 
@@ -241,6 +274,11 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
             logger.info("device %s disconnected", device)
         if self._draining and not self._connections:
             self.stopped.set()
+
+    def announce(self, newest: messages.Newest) -> None:
+        """Tells every device that another version is the newest now."""
+        for connection in list(self._connections):
+            connection.receive(Published(newest))
 
     async def drain(self, grace_s: float) -> None:
         """Takes no new device, lets every connection finish what is in flight, at most `grace_s`."""

@@ -3,18 +3,18 @@
 Theory of operation
 -------------------
 `service.py` reads messages from the socket and hands them to `Session.receive`; what comes back is a list of commands, which the
-service carries out. The compute and storage side reports back through the same door (`Done`, `Failed`), and so does the server's own
-life cycle (`DrainRequested`, `HelloOverdue`, `HalfClosed`). The session never waits, never reads a clock, never touches a socket.
+service carries out. The compute and storage side reports back through the same door (`Done`, `Failed`, `Fetched`, `Kept`), and so does
+the server's own life (`Published`, `DrainRequested`, `HelloOverdue`, `HalfClosed`). The session never waits, never reads a clock, never touches a socket.
 
     GREETING --Hello ok--> OPEN --DrainRequested--> DRAINING --HalfClosed and last window done--> CLOSED
         |                    |--HalfClosed--> DRAINING (or CLOSED if nothing is in flight)
         `--anything wrong--> CLOSED
 
-    state     | Hello      | OpenStream | Window     | Done/Failed | DrainRequested | HalfClosed
-    GREETING  | Welcome    | Close      | Close      | ignored     | Close          | Close
-    OPEN      | Close      | remember   | Process    | Reply       | Drain          | finish in flight
-    DRAINING  | Close      | remember   | Busy       | Reply       | -              | finish in flight
-    CLOSED    | -          | -          | -          | ignored     | -              | -
+    state     | Hello      | OpenStream, NameVersion | Window  | Want, Piece        | Done/Failed | DrainRequested | HalfClosed
+    GREETING  | Welcome    | Close                   | Close   | Close              | ignored     | Close          | Close
+    OPEN      | Close      | remember                | Process | Fetch, Keep, Reply | Reply       | Drain          | finish in flight
+    DRAINING  | Close      | remember                | Busy    | Fetch, Keep, Reply | Reply       | -              | finish in flight
+    CLOSED    | -          | -                       | -       | -                  | ignored     | -              | -
 
 A device's mistake about one window costs that window (`Rejected`, `VersionGone`, `Busy`); a mistake about the conversation itself
 closes the call with a status that says so.
@@ -28,6 +28,26 @@ from enum import Enum
 from typing import Protocol
 
 from streamsplit.config import NAME_PATTERN
+from streamsplit.server.events import (
+    Close,
+    Code,
+    Command,
+    Done,
+    DrainRequested,
+    Event,
+    Failed,
+    Fetch,
+    Fetched,
+    HalfClosed,
+    HelloOverdue,
+    Keep,
+    Kept,
+    Process,
+    Published,
+    Reply,
+    WindowJob,
+)
+from streamsplit.server.uploads import Uploads
 from streamsplit.wire import messages
 from streamsplit.wire.codec import Codec
 
@@ -39,6 +59,10 @@ BUSY_RETRY_MS = 1000
 STORAGE_RETRY_MS = 5000
 
 
+MAX_FETCHING = 4
+"""Wants of one connection that may be unanswered."""
+
+
 class State(Enum):
     """Where a connection stands."""
 
@@ -46,18 +70,6 @@ class State(Enum):
     OPEN = "open"
     DRAINING = "draining"
     CLOSED = "closed"
-
-
-class Code(Enum):
-    """Why a connection is closed; `service.py` maps these to gRPC status codes in one place."""
-
-    OK = "ok"
-    BAD_MESSAGE = "bad message"
-    INCOMPATIBLE = "incompatible"
-    WRONG_IDENTITY = "wrong identity"
-    TOO_MANY = "too many"
-    OVERDUE = "overdue"
-    DRAINING = "draining"
 
 
 class Served(Protocol):
@@ -82,99 +94,6 @@ class SessionLimits:
     max_message_bytes: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WindowJob:
-    """A window that passed every check that needs no decoding."""
-
-    device: str
-    stream: str
-    stream_index: int
-    sequence: int
-    start_sample: int
-    sample_rate_hz: int
-    started_unix_ms: int
-    version: str
-    split: int
-    codec: Codec
-    payload: bytes
-    level_dbfs: float
-    source: str | None
-    label: str | None
-
-
-# Events that do not come from the device.
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Done:
-    """A job's embedding is committed."""
-
-    job: WindowJob
-    embedding: bytes
-    uncertainty: float | None
-    queue_us: int
-    tail_us: int
-    store_us: int
-    duplicate: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Failed:
-    """A job came to nothing: `again` says whether the device should try again."""
-
-    job: WindowJob
-    reason: str
-    again: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DrainRequested:
-    """The server goes down."""
-
-    grace_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class HalfClosed:
-    """The device will send no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class HelloOverdue:
-    """No Hello came in time."""
-
-
-Event = messages.DeviceSays | Done | Failed | DrainRequested | HalfClosed | HelloOverdue
-
-
-# Commands.
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """Send this."""
-
-    message: messages.ServerSays
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Process:
-    """Embed and store this; report `Done` or `Failed`."""
-
-    job: WindowJob
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """End the call."""
-
-    code: Code
-    reason: str = ""
-
-
-Command = Reply | Process | Close
-
-
 @dataclass(slots=True)
 class _Stream:
     name: str
@@ -194,6 +113,8 @@ class Session:
         limits: of this connection.
         admit: called once with the device's name at Hello; a returned text is the reason to turn it away (too many devices).
         take: called per window; False when the device's rate or the server's queue is exhausted.
+        newest: the version devices should have; None where this server publishes none.
+        most_bytes: of a thing a device may send, (thing, version or base) -> bytes; 0: it is not wanted.
     """
 
     identity: str | None
@@ -201,12 +122,16 @@ class Session:
     limits: SessionLimits
     admit: Callable[[str], str | None] = lambda device: None
     take: Callable[[], bool] = lambda: True
+    newest: Callable[[], messages.Newest | None] = lambda: None
+    most_bytes: Callable[[messages.Thing, str], int] = lambda thing, name: 0
     state: State = State.GREETING
     device: str = ""
     in_flight: int = 0
     _versions: tuple[str, ...] = ()
     _streams: dict[int, _Stream] = field(default_factory=dict)
     _half_closed: bool = False
+    _uploads: Uploads = field(default_factory=Uploads)
+    _fetching: int = 0
 
     def receive(self, event: Event) -> list[Command]:
         """Takes one event; returns what is to be done, in order."""
@@ -221,6 +146,19 @@ class Session:
                 return self._open_stream(event)
             case messages.Hello():
                 return self._hello(event)
+            case messages.Piece():
+                return self._piece(event)
+            case messages.Want():
+                return self._want(event)
+            case messages.NameVersion():
+                return self._name_version(event)
+            case Fetched(piece):
+                self._fetching -= 1
+                return [Reply(piece)]
+            case Kept(thing, size, problem):
+                return [Reply(messages.Taken(thing, size, problem))]
+            case Published(newest):
+                return [Reply(newest)] if self.state is State.OPEN else []
             case DrainRequested(grace_ms):
                 return self._drain(grace_ms)
             case HalfClosed():
@@ -255,16 +193,48 @@ class Session:
         if refusal:
             return self._close(Code.TOO_MANY, refusal)
         self.device, self._versions, self.state = hello.device, hello.versions, State.OPEN
-        return [
-            Reply(
-                messages.Welcome(
-                    messages.PROTOCOL,
-                    self._descriptions(),
-                    self.limits.max_in_flight,
-                    self.limits.max_message_bytes,
-                )
+        limits, newest = self.limits, self.newest()
+        welcome = messages.Welcome(
+            messages.PROTOCOL, self._descriptions(), limits.max_in_flight, limits.max_message_bytes
+        )
+        return [Reply(welcome), *([Reply(newest)] if newest else [])]
+
+    def _name_version(self, named: messages.NameVersion) -> list[Command]:
+        if self.state is State.GREETING:
+            return self._close(Code.BAD_MESSAGE, "NameVersion came before Hello")
+        if named.index != len(self._versions) or named.index >= messages.MAX_VERSIONS:
+            return self._close(
+                Code.BAD_MESSAGE,
+                f"version index: expected {len(self._versions)}, below {messages.MAX_VERSIONS}, got {named.index}",
             )
-        ]
+        if not 1 <= len(named.version) <= MAX_TEXT:
+            return self._close(
+                Code.BAD_MESSAGE,
+                f"version name: expected 1 to {MAX_TEXT} characters, got {len(named.version)}",
+            )
+        self._versions = (*self._versions, named.version)
+        return []
+
+    # Lazy synchronisation.
+
+    def _want(self, want: messages.Want) -> list[Command]:
+        if self.state is State.GREETING:
+            return self._close(Code.BAD_MESSAGE, "Want came before Hello")
+        if self._fetching >= MAX_FETCHING:
+            return self._close(Code.BAD_MESSAGE, f"Want: expected at most {MAX_FETCHING} unanswered ones")
+        if self.newest() is None:
+            nothing = messages.Piece(want.thing, want.version, want.base, 0, 0, b"")
+            return [Reply(nothing)]
+        self._fetching += 1
+        return [Fetch(want)]
+
+    def _piece(self, piece: messages.Piece) -> list[Command]:
+        if self.state is State.GREETING:
+            return self._close(Code.BAD_MESSAGE, "a Piece came before Hello")
+        said = self._uploads.take(piece, self.most_bytes(piece.thing, piece.base or piece.version))
+        if isinstance(said, messages.Taken):
+            return [Reply(said)]
+        return [Keep(self.device, piece.thing, piece.version, piece.base, said)]
 
     def _open_stream(self, message: messages.OpenStream) -> list[Command]:
         if self.state is State.GREETING:

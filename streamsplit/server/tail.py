@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from streamsplit.server.commit import Committed, Committer, Computed, Outcome, Ticket
-from streamsplit.server.session import Failed, WindowJob
+from streamsplit.server.events import Failed, WindowJob
 from streamsplit.server.store import EmbeddingStore
 from streamsplit.server.versions import ServedVersion
 from streamsplit.wire.codec import Codec

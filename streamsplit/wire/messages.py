@@ -7,12 +7,13 @@ ranges of numbers); what it says in its context is the session's to check.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from streamsplit.errors import RemoteProtocolError
 from streamsplit.wire.codec import Codec
 from streamsplit.wire.v1 import streamsplit_pb2 as pb
 
-PROTOCOL = "1.0"
+PROTOCOL = "1.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +120,75 @@ class Drain:
     grace_ms: int
 
 
-DeviceSays = Hello | OpenStream | WindowMessage
-ServerSays = Welcome | Acknowledgement | Busy | VersionGone | Rejected | Drain
+MAX_VERSIONS = 16
+"""Encoder versions named on one connection."""
+PIECE_BYTES = 16 << 10
+"""Of a thing that is synchronised, at most, in one message."""
+
+
+class Thing(Enum):
+    """What is synchronised."""
+
+    UPGRADE = "upgrade"
+    WHOLE = "whole"
+    MEMORY = "memory"
+    DIFFERENCE = "difference"
+
+
+@dataclass(frozen=True, slots=True)
+class NameVersion:
+    """A device names one more version for this connection."""
+
+    index: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A device asks for a piece."""
+
+    thing: Thing
+    version: str
+    base: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A piece of something; total 0: there is no such thing."""
+
+    thing: Thing
+    version: str
+    base: str
+    offset: int
+    total: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The version the server would like devices to have."""
+
+    version: EncoderVersion
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How far the server has come with what a device sends; with a problem, it wants no more of it."""
+
+    thing: Thing
+    next: int
+    problem: str = ""
+
+
+DeviceSays = Hello | OpenStream | WindowMessage | NameVersion | Want | Piece
+ServerSays = Welcome | Acknowledgement | Busy | VersionGone | Rejected | Drain | Newest | Piece | Taken
 
 _CODEC_TO_WIRE = {codec: pb.Codec.Value(f"CODEC_{codec.name}") for codec in Codec}
 _CODEC_FROM_WIRE = {number: codec for codec, number in _CODEC_TO_WIRE.items()}
+_THING_TO_WIRE = {thing: pb.Thing.Value(f"THING_{thing.name}") for thing in Thing}
+_THING_FROM_WIRE = {number: thing for thing, number in _THING_TO_WIRE.items()}
 
 
 def interoperates(protocol: str) -> bool:
@@ -163,6 +228,19 @@ def device_message(message: DeviceSays) -> pb.DeviceMessage:
                     sample_rate_hz=message.sample_rate_hz,
                 )
             )
+        case Want():
+            return pb.DeviceMessage(
+                want=pb.Want(
+                    thing=_THING_TO_WIRE[message.thing],
+                    version=message.version,
+                    base=message.base,
+                    offset=message.offset,
+                )
+            )
+        case Piece():
+            return pb.DeviceMessage(piece=_piece(message))
+        case NameVersion():
+            return pb.DeviceMessage(name_version=pb.NameVersion(index=message.index, version=message.version))
         case Hello():
             return pb.DeviceMessage(
                 hello=pb.Hello(
@@ -178,7 +256,7 @@ def read_device_message(message: pb.DeviceMessage) -> DeviceSays | None:
     """What a device said; None for a kind that a newer minor version added.
 
     Raises:
-        RemoteProtocolError: a codec this version does not know.
+        RemoteProtocolError: a codec or thing this version does not know.
     """
     match message.WhichOneof("kind"):
         case "window":
@@ -205,6 +283,13 @@ def read_device_message(message: pb.DeviceMessage) -> DeviceSays | None:
         case "open_stream":
             stream = message.open_stream
             return OpenStream(stream.index, stream.stream, stream.started_unix_ms, stream.sample_rate_hz)
+        case "want":
+            want = message.want
+            return Want(_thing(want.thing), want.version, want.base, want.offset)
+        case "piece":
+            return _read_piece(message.piece)
+        case "name_version":
+            return NameVersion(message.name_version.index, message.name_version.version)
         case "hello":
             hello = message.hello
             return Hello(hello.protocol, hello.device, tuple(hello.versions), hello.software)
@@ -241,6 +326,18 @@ def server_message(message: ServerSays) -> pb.ServerMessage:
             return pb.ServerMessage(
                 rejected=pb.Rejected(stream=message.stream, sequence=message.sequence, reason=message.reason)
             )
+        case Newest():
+            return pb.ServerMessage(
+                newest=pb.Newest(version=_served((message.version,))[0], number=message.number)
+            )
+        case Piece():
+            return pb.ServerMessage(piece=_piece(message))
+        case Taken():
+            return pb.ServerMessage(
+                taken=pb.Taken(
+                    thing=_THING_TO_WIRE[message.thing], next=message.next, problem=message.problem
+                )
+            )
         case Drain():
             return pb.ServerMessage(drain=pb.Drain(grace_ms=message.grace_ms))
         case Welcome():
@@ -255,7 +352,11 @@ def server_message(message: ServerSays) -> pb.ServerMessage:
 
 
 def read_server_message(message: pb.ServerMessage) -> ServerSays | None:
-    """What the server said; None for a kind that a newer minor version added."""
+    """What the server said; None for a kind that a newer minor version added.
+
+    Raises:
+        RemoteProtocolError: a thing this version does not know.
+    """
     match message.WhichOneof("kind"):
         case "acknowledgement":
             ack = message.acknowledgement
@@ -279,6 +380,12 @@ def read_server_message(message: pb.ServerMessage) -> ServerSays | None:
             return Rejected(message.rejected.stream, message.rejected.sequence, message.rejected.reason)
         case "drain":
             return Drain(message.drain.grace_ms)
+        case "newest":
+            return Newest(_read_served([message.newest.version])[0], message.newest.number)
+        case "piece":
+            return _read_piece(message.piece)
+        case "taken":
+            return Taken(_thing(message.taken.thing), message.taken.next, message.taken.problem)
         case "welcome":
             welcome = message.welcome
             return Welcome(
@@ -289,6 +396,28 @@ def read_server_message(message: pb.ServerMessage) -> ServerSays | None:
             )
         case _:
             return None
+
+
+def _thing(number: int) -> Thing:
+    thing = _THING_FROM_WIRE.get(number)
+    if thing is None:
+        raise RemoteProtocolError(f"synchronisation: expected a known thing, got number {number}")
+    return thing
+
+
+def _piece(piece: Piece) -> pb.Piece:
+    return pb.Piece(
+        thing=_THING_TO_WIRE[piece.thing],
+        version=piece.version,
+        base=piece.base,
+        offset=piece.offset,
+        total=piece.total,
+        data=piece.data,
+    )
+
+
+def _read_piece(piece: pb.Piece) -> Piece:
+    return Piece(_thing(piece.thing), piece.version, piece.base, piece.offset, piece.total, piece.data)
 
 
 def _served(versions: tuple[EncoderVersion, ...]) -> list[pb.EncoderVersion]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from streamsplit.server.session import (
+from streamsplit.server.events import (
     Close,
     Code,
     Done,
@@ -18,11 +18,9 @@ from streamsplit.server.session import (
     HelloOverdue,
     Process,
     Reply,
-    Session,
-    SessionLimits,
-    State,
     WindowJob,
 )
+from streamsplit.server.session import Session, SessionLimits, State
 from streamsplit.wire import messages
 from streamsplit.wire.codec import Codec
 
@@ -81,7 +79,7 @@ def close(made: Session, event: Event) -> Close:
 
 def test_a_hello_is_welcomed_with_what_is_served() -> None:
     welcome = reply(session(), HELLO)
-    assert welcome == messages.Welcome("1.0", (FakeVersion.description,), 4, 1000)
+    assert welcome == messages.Welcome(messages.PROTOCOL, (FakeVersion.description,), 4, 1000)
 
 
 def test_a_window_becomes_a_job_with_everything_the_store_needs() -> None:

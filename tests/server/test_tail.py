@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from streamsplit.errors import StorageError
-from streamsplit.server.session import Done, Failed, WindowJob
+from streamsplit.server.events import Done, Failed, WindowJob
 from streamsplit.server.store import EmbeddingStore, StoredWindow
 from streamsplit.server.tail import Tail
 from streamsplit.server.versions import Embedded

@@ -24,41 +24,53 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n streamsplit/v1/streamsplit.proto\x12\x0estreamsplit.v1\"\x9c\x01\n\rDeviceMessage\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.streamsplit.v1.HelloH\x00\x12\x31\n\x0bopen_stream\x18\x02 \x01(\x0b\x32\x1a.streamsplit.v1.OpenStreamH\x00\x12(\n\x06window\x18\x03 \x01(\x0b\x32\x16.streamsplit.v1.WindowH\x00\x42\x06\n\x04kind\"\xb0\x02\n\rServerMessage\x12*\n\x07welcome\x18\x01 \x01(\x0b\x32\x17.streamsplit.v1.WelcomeH\x00\x12:\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\x1f.streamsplit.v1.AcknowledgementH\x00\x12$\n\x04\x62usy\x18\x03 \x01(\x0b\x32\x14.streamsplit.v1.BusyH\x00\x12\x33\n\x0cversion_gone\x18\x04 \x01(\x0b\x32\x1b.streamsplit.v1.VersionGoneH\x00\x12,\n\x08rejected\x18\x05 \x01(\x0b\x32\x18.streamsplit.v1.RejectedH\x00\x12&\n\x05\x64rain\x18\x06 \x01(\x0b\x32\x15.streamsplit.v1.DrainH\x00\x42\x06\n\x04kind\"M\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x10\n\x08versions\x18\x03 \x03(\t\x12\x10\n\x08software\x18\x04 \x01(\t\"}\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12.\n\x06served\x18\x02 \x03(\x0b\x32\x1e.streamsplit.v1.EncoderVersion\x12\x15\n\rmax_in_flight\x18\x03 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\r\"E\n\x0e\x45ncoderVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x11\n\tfront_end\x18\x03 \x01(\t\"\\\n\nOpenStream\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x17\n\x0fstarted_unix_ms\x18\x03 \x01(\x03\x12\x16\n\x0esample_rate_hz\x18\x04 \x01(\r\"\xbc\x02\n\x06Window\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x15\n\x08sequence\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0cstart_sample\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x14\n\x07version\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05split\x18\x05 \x01(\x11H\x03\x88\x01\x01\x12)\n\x05\x63odec\x18\x06 \x01(\x0e\x32\x15.streamsplit.v1.CodecH\x04\x88\x01\x01\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\"\n\x04mark\x18\x08 \x01(\x0b\x32\x14.streamsplit.v1.Mark\x12\x10\n\x08level_cb\x18\t \x01(\x11\x12\x16\n\x0eserved_version\x18\n \x01(\tB\x0b\n\t_sequenceB\x0f\n\r_start_sampleB\n\n\x08_versionB\x08\n\x06_splitB\x08\n\x06_codec\"%\n\x04Mark\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\xb8\x01\n\x0f\x41\x63knowledgement\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12\x11\n\tembedding\x18\x03 \x01(\x0c\x12\x18\n\x0buncertainty\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x10\n\x08queue_us\x18\x05 \x01(\r\x12\x0f\n\x07tail_us\x18\x06 \x01(\r\x12\x10\n\x08store_us\x18\x07 \x01(\r\x12\x11\n\tduplicate\x18\x08 \x01(\x08\x42\x0e\n\x0c_uncertainty\":\n\x04\x42usy\x12\x10\n\x08retry_ms\x18\x01 \x01(\r\x12\x0e\n\x06stream\x18\x02 \x01(\r\x12\x10\n\x08sequence\x18\x03 \x01(\r\"_\n\x0bVersionGone\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12.\n\x06served\x18\x03 \x03(\x0b\x32\x1e.streamsplit.v1.EncoderVersion\"<\n\x08Rejected\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x19\n\x05\x44rain\x12\x10\n\x08grace_ms\x18\x01 \x01(\r*\xaf\x01\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_FP32\x10\x01\x12\x0e\n\nCODEC_FP16\x10\x02\x12\x0e\n\nCODEC_INT8\x10\x03\x12\x0e\n\nCODEC_INT5\x10\x04\x12\x0e\n\nCODEC_INT4\x10\x05\x12\x0e\n\nCODEC_INT3\x10\x06\x12\x0f\n\x0b\x43ODEC_PCM16\x10\x10\x12\x0e\n\nCODEC_FLAC\x10\x11\x12\x0e\n\nCODEC_OPUS\x10\x12\x32Z\n\x0bStreamSplit\x12K\n\x07\x43onnect\x12\x1d.streamsplit.v1.DeviceMessage\x1a\x1d.streamsplit.v1.ServerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n streamsplit/v1/streamsplit.proto\x12\x0estreamsplit.v1\"\x9f\x02\n\rDeviceMessage\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.streamsplit.v1.HelloH\x00\x12\x31\n\x0bopen_stream\x18\x02 \x01(\x0b\x32\x1a.streamsplit.v1.OpenStreamH\x00\x12(\n\x06window\x18\x03 \x01(\x0b\x32\x16.streamsplit.v1.WindowH\x00\x12\x33\n\x0cname_version\x18\x04 \x01(\x0b\x32\x1b.streamsplit.v1.NameVersionH\x00\x12$\n\x04want\x18\x05 \x01(\x0b\x32\x14.streamsplit.v1.WantH\x00\x12&\n\x05piece\x18\x06 \x01(\x0b\x32\x15.streamsplit.v1.PieceH\x00\x42\x06\n\x04kind\"\xaa\x03\n\rServerMessage\x12*\n\x07welcome\x18\x01 \x01(\x0b\x32\x17.streamsplit.v1.WelcomeH\x00\x12:\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\x1f.streamsplit.v1.AcknowledgementH\x00\x12$\n\x04\x62usy\x18\x03 \x01(\x0b\x32\x14.streamsplit.v1.BusyH\x00\x12\x33\n\x0cversion_gone\x18\x04 \x01(\x0b\x32\x1b.streamsplit.v1.VersionGoneH\x00\x12,\n\x08rejected\x18\x05 \x01(\x0b\x32\x18.streamsplit.v1.RejectedH\x00\x12&\n\x05\x64rain\x18\x06 \x01(\x0b\x32\x15.streamsplit.v1.DrainH\x00\x12(\n\x06newest\x18\x07 \x01(\x0b\x32\x16.streamsplit.v1.NewestH\x00\x12&\n\x05piece\x18\x08 \x01(\x0b\x32\x15.streamsplit.v1.PieceH\x00\x12&\n\x05taken\x18\t \x01(\x0b\x32\x15.streamsplit.v1.TakenH\x00\x42\x06\n\x04kind\"M\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x10\n\x08versions\x18\x03 \x03(\t\x12\x10\n\x08software\x18\x04 \x01(\t\"}\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12.\n\x06served\x18\x02 \x03(\x0b\x32\x1e.streamsplit.v1.EncoderVersion\x12\x15\n\rmax_in_flight\x18\x03 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\r\"E\n\x0e\x45ncoderVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x11\n\tfront_end\x18\x03 \x01(\t\"\\\n\nOpenStream\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x17\n\x0fstarted_unix_ms\x18\x03 \x01(\x03\x12\x16\n\x0esample_rate_hz\x18\x04 \x01(\r\"\xbc\x02\n\x06Window\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x15\n\x08sequence\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0cstart_sample\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x14\n\x07version\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05split\x18\x05 \x01(\x11H\x03\x88\x01\x01\x12)\n\x05\x63odec\x18\x06 \x01(\x0e\x32\x15.streamsplit.v1.CodecH\x04\x88\x01\x01\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\"\n\x04mark\x18\x08 \x01(\x0b\x32\x14.streamsplit.v1.Mark\x12\x10\n\x08level_cb\x18\t \x01(\x11\x12\x16\n\x0eserved_version\x18\n \x01(\tB\x0b\n\t_sequenceB\x0f\n\r_start_sampleB\n\n\x08_versionB\x08\n\x06_splitB\x08\n\x06_codec\"%\n\x04Mark\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\xb8\x01\n\x0f\x41\x63knowledgement\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12\x11\n\tembedding\x18\x03 \x01(\x0c\x12\x18\n\x0buncertainty\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x10\n\x08queue_us\x18\x05 \x01(\r\x12\x0f\n\x07tail_us\x18\x06 \x01(\r\x12\x10\n\x08store_us\x18\x07 \x01(\r\x12\x11\n\tduplicate\x18\x08 \x01(\x08\x42\x0e\n\x0c_uncertainty\":\n\x04\x42usy\x12\x10\n\x08retry_ms\x18\x01 \x01(\r\x12\x0e\n\x06stream\x18\x02 \x01(\r\x12\x10\n\x08sequence\x18\x03 \x01(\r\"_\n\x0bVersionGone\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12.\n\x06served\x18\x03 \x03(\x0b\x32\x1e.streamsplit.v1.EncoderVersion\"<\n\x08Rejected\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x19\n\x05\x44rain\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\"I\n\x06Newest\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.streamsplit.v1.EncoderVersion\x12\x0e\n\x06number\x18\x02 \x01(\r\"-\n\x0bNameVersion\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\"[\n\x04Want\x12$\n\x05thing\x18\x01 \x01(\x0e\x32\x15.streamsplit.v1.Thing\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\r\"y\n\x05Piece\x12$\n\x05thing\x18\x01 \x01(\x0e\x32\x15.streamsplit.v1.Thing\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\r\x12\r\n\x05total\x18\x05 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\"L\n\x05Taken\x12$\n\x05thing\x18\x01 \x01(\x0e\x32\x15.streamsplit.v1.Thing\x12\x0c\n\x04next\x18\x02 \x01(\r\x12\x0f\n\x07problem\x18\x03 \x01(\t*\xaf\x01\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_FP32\x10\x01\x12\x0e\n\nCODEC_FP16\x10\x02\x12\x0e\n\nCODEC_INT8\x10\x03\x12\x0e\n\nCODEC_INT5\x10\x04\x12\x0e\n\nCODEC_INT4\x10\x05\x12\x0e\n\nCODEC_INT3\x10\x06\x12\x0f\n\x0b\x43ODEC_PCM16\x10\x10\x12\x0e\n\nCODEC_FLAC\x10\x11\x12\x0e\n\nCODEC_OPUS\x10\x12*j\n\x05Thing\x12\x15\n\x11THING_UNSPECIFIED\x10\x00\x12\x11\n\rTHING_UPGRADE\x10\x01\x12\x0f\n\x0bTHING_WHOLE\x10\x02\x12\x10\n\x0cTHING_MEMORY\x10\x03\x12\x14\n\x10THING_DIFFERENCE\x10\x04\x32Z\n\x0bStreamSplit\x12K\n\x07\x43onnect\x12\x1d.streamsplit.v1.DeviceMessage\x1a\x1d.streamsplit.v1.ServerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'streamsplit.v1.streamsplit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CODEC']._serialized_start=1681
-  _globals['_CODEC']._serialized_end=1856
+  _globals['_CODEC']._serialized_start=2350
+  _globals['_CODEC']._serialized_end=2525
+  _globals['_THING']._serialized_start=2527
+  _globals['_THING']._serialized_end=2633
   _globals['_DEVICEMESSAGE']._serialized_start=53
-  _globals['_DEVICEMESSAGE']._serialized_end=209
-  _globals['_SERVERMESSAGE']._serialized_start=212
-  _globals['_SERVERMESSAGE']._serialized_end=516
-  _globals['_HELLO']._serialized_start=518
-  _globals['_HELLO']._serialized_end=595
-  _globals['_WELCOME']._serialized_start=597
-  _globals['_WELCOME']._serialized_end=722
-  _globals['_ENCODERVERSION']._serialized_start=724
-  _globals['_ENCODERVERSION']._serialized_end=793
-  _globals['_OPENSTREAM']._serialized_start=795
-  _globals['_OPENSTREAM']._serialized_end=887
-  _globals['_WINDOW']._serialized_start=890
-  _globals['_WINDOW']._serialized_end=1206
-  _globals['_MARK']._serialized_start=1208
-  _globals['_MARK']._serialized_end=1245
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=1248
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=1432
-  _globals['_BUSY']._serialized_start=1434
-  _globals['_BUSY']._serialized_end=1492
-  _globals['_VERSIONGONE']._serialized_start=1494
-  _globals['_VERSIONGONE']._serialized_end=1589
-  _globals['_REJECTED']._serialized_start=1591
-  _globals['_REJECTED']._serialized_end=1651
-  _globals['_DRAIN']._serialized_start=1653
-  _globals['_DRAIN']._serialized_end=1678
-  _globals['_STREAMSPLIT']._serialized_start=1858
-  _globals['_STREAMSPLIT']._serialized_end=1948
+  _globals['_DEVICEMESSAGE']._serialized_end=340
+  _globals['_SERVERMESSAGE']._serialized_start=343
+  _globals['_SERVERMESSAGE']._serialized_end=769
+  _globals['_HELLO']._serialized_start=771
+  _globals['_HELLO']._serialized_end=848
+  _globals['_WELCOME']._serialized_start=850
+  _globals['_WELCOME']._serialized_end=975
+  _globals['_ENCODERVERSION']._serialized_start=977
+  _globals['_ENCODERVERSION']._serialized_end=1046
+  _globals['_OPENSTREAM']._serialized_start=1048
+  _globals['_OPENSTREAM']._serialized_end=1140
+  _globals['_WINDOW']._serialized_start=1143
+  _globals['_WINDOW']._serialized_end=1459
+  _globals['_MARK']._serialized_start=1461
+  _globals['_MARK']._serialized_end=1498
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1501
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1685
+  _globals['_BUSY']._serialized_start=1687
+  _globals['_BUSY']._serialized_end=1745
+  _globals['_VERSIONGONE']._serialized_start=1747
+  _globals['_VERSIONGONE']._serialized_end=1842
+  _globals['_REJECTED']._serialized_start=1844
+  _globals['_REJECTED']._serialized_end=1904
+  _globals['_DRAIN']._serialized_start=1906
+  _globals['_DRAIN']._serialized_end=1931
+  _globals['_NEWEST']._serialized_start=1933
+  _globals['_NEWEST']._serialized_end=2006
+  _globals['_NAMEVERSION']._serialized_start=2008
+  _globals['_NAMEVERSION']._serialized_end=2053
+  _globals['_WANT']._serialized_start=2055
+  _globals['_WANT']._serialized_end=2146
+  _globals['_PIECE']._serialized_start=2148
+  _globals['_PIECE']._serialized_end=2269
+  _globals['_TAKEN']._serialized_start=2271
+  _globals['_TAKEN']._serialized_end=2347
+  _globals['_STREAMSPLIT']._serialized_start=2635
+  _globals['_STREAMSPLIT']._serialized_end=2725
 # @@protoc_insertion_point(module_scope)

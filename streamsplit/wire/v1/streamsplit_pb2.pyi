@@ -19,6 +19,14 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_PCM16: _ClassVar[Codec]
     CODEC_FLAC: _ClassVar[Codec]
     CODEC_OPUS: _ClassVar[Codec]
+
+class Thing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    THING_UNSPECIFIED: _ClassVar[Thing]
+    THING_UPGRADE: _ClassVar[Thing]
+    THING_WHOLE: _ClassVar[Thing]
+    THING_MEMORY: _ClassVar[Thing]
+    THING_DIFFERENCE: _ClassVar[Thing]
 CODEC_UNSPECIFIED: Codec
 CODEC_FP32: Codec
 CODEC_FP16: Codec
@@ -29,32 +37,49 @@ CODEC_INT3: Codec
 CODEC_PCM16: Codec
 CODEC_FLAC: Codec
 CODEC_OPUS: Codec
+THING_UNSPECIFIED: Thing
+THING_UPGRADE: Thing
+THING_WHOLE: Thing
+THING_MEMORY: Thing
+THING_DIFFERENCE: Thing
 
 class DeviceMessage(_message.Message):
-    __slots__ = ("hello", "open_stream", "window")
+    __slots__ = ("hello", "open_stream", "window", "name_version", "want", "piece")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     OPEN_STREAM_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
+    NAME_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WANT_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     open_stream: OpenStream
     window: Window
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., open_stream: _Optional[_Union[OpenStream, _Mapping]] = ..., window: _Optional[_Union[Window, _Mapping]] = ...) -> None: ...
+    name_version: NameVersion
+    want: Want
+    piece: Piece
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., open_stream: _Optional[_Union[OpenStream, _Mapping]] = ..., window: _Optional[_Union[Window, _Mapping]] = ..., name_version: _Optional[_Union[NameVersion, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ...) -> None: ...
 
 class ServerMessage(_message.Message):
-    __slots__ = ("welcome", "acknowledgement", "busy", "version_gone", "rejected", "drain")
+    __slots__ = ("welcome", "acknowledgement", "busy", "version_gone", "rejected", "drain", "newest", "piece", "taken")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
     BUSY_FIELD_NUMBER: _ClassVar[int]
     VERSION_GONE_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     acknowledgement: Acknowledgement
     busy: Busy
     version_gone: VersionGone
     rejected: Rejected
     drain: Drain
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., busy: _Optional[_Union[Busy, _Mapping]] = ..., version_gone: _Optional[_Union[VersionGone, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    newest: Newest
+    piece: Piece
+    taken: Taken
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., busy: _Optional[_Union[Busy, _Mapping]] = ..., version_gone: _Optional[_Union[VersionGone, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., newest: _Optional[_Union[Newest, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "device", "versions", "software")
@@ -189,3 +214,57 @@ class Drain(_message.Message):
     GRACE_MS_FIELD_NUMBER: _ClassVar[int]
     grace_ms: int
     def __init__(self, grace_ms: _Optional[int] = ...) -> None: ...
+
+class Newest(_message.Message):
+    __slots__ = ("version", "number")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    version: EncoderVersion
+    number: int
+    def __init__(self, version: _Optional[_Union[EncoderVersion, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
+
+class NameVersion(_message.Message):
+    __slots__ = ("index", "version")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    version: str
+    def __init__(self, index: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Want(_message.Message):
+    __slots__ = ("thing", "version", "base", "offset")
+    THING_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    thing: Thing
+    version: str
+    base: str
+    offset: int
+    def __init__(self, thing: _Optional[_Union[Thing, str]] = ..., version: _Optional[str] = ..., base: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class Piece(_message.Message):
+    __slots__ = ("thing", "version", "base", "offset", "total", "data")
+    THING_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    thing: Thing
+    version: str
+    base: str
+    offset: int
+    total: int
+    data: bytes
+    def __init__(self, thing: _Optional[_Union[Thing, str]] = ..., version: _Optional[str] = ..., base: _Optional[str] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Taken(_message.Message):
+    __slots__ = ("thing", "next", "problem")
+    THING_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    thing: Thing
+    next: int
+    problem: str
+    def __init__(self, thing: _Optional[_Union[Thing, str]] = ..., next: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...
