@@ -17,9 +17,13 @@ from streamsplit.config import ServerSettings, split_address
 from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import ConfigError, StorageError, StreamSplitError
 from streamsplit.server import refining
+from streamsplit.server.inbox import Inbox
+from streamsplit.server.publications import Publications
+from streamsplit.server.refiner import INBOX
 from streamsplit.server.security import ServerSecurity, StrangersOut, check_listen, identifier
 from streamsplit.server.service import StreamSplitService
 from streamsplit.server.store import EmbeddingStore
+from streamsplit.server.synchronisation import Synchronisation
 from streamsplit.server.tail import Tail
 from streamsplit.server.versions import ServedVersion, serve
 from streamsplit.wire.v1 import streamsplit_pb2 as pb
@@ -93,6 +97,7 @@ async def running(
         publications, versions = refining.begin(settings, versions)
     served = serve(versions, settings.compute)
     service = StreamSplitService(settings, served, identifier(security))
+    looked = await _synchronise(settings, service, publications, served) if publications else None
     feed = refining.feed(settings, served) if settings.refine else None
     tail = Tail(
         served,
@@ -118,8 +123,8 @@ async def running(
     await set_health(True)
     try:
         async with AsyncExitStack() as stack:
-            if publications:
-                await stack.enter_async_context(refining.refining(settings, publications, served))
+            if publications and looked:
+                await stack.enter_async_context(refining.refining(settings, publications, served, looked))
             yield RunningServer(port, service, tail, served)
     finally:
         await set_health(False)
@@ -168,6 +173,26 @@ async def _run(
         logger.info("draining, at most %g s", settings.drain_s)
     if failure:
         raise StreamSplitError(f"the server stopped because its compute died: {failure[0]}")
+
+
+async def _synchronise(
+    settings: ServerSettings,
+    service: StreamSplitService,
+    publications: Publications,
+    served: dict[str, ServedVersion],
+) -> Callable[[], Awaitable[None]]:
+    """Lets sessions fetch and keep; returns what is to be awaited whenever something may have been published."""
+    folder = settings.refiner.state_dir
+    sync = Synchronisation(publications, Inbox(folder / INBOX), folder / "memories", served)
+    service.synchronisation = sync
+
+    async def looked() -> None:
+        newest = await asyncio.to_thread(sync.look)
+        if newest:
+            service.announce(newest)
+
+    await looked()
+    return looked
 
 
 def _open_store(settings: ServerSettings) -> EmbeddingStore:

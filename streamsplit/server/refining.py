@@ -63,6 +63,7 @@ async def refining(
     settings: ServerSettings,
     publications: Publications,
     served: dict[str, ServedVersion],
+    looked: Callable[[], Awaitable[None]],
     supervise: bool = True,
 ) -> AsyncIterator[None]:
     """Keeps the refiner's process and the served versions up to date, for as long as the context is open.
@@ -71,9 +72,10 @@ async def refining(
         settings: of the server.
         publications: from `begin`.
         served: what the server serves, by name; changed in place on the event loop, new versions before old ones go.
+        looked: awaited after every look at what is published.
         supervise: False where somebody else runs `streamsplit refine`.
     """
-    tasks = [asyncio.create_task(follow(settings, publications, served), name="follow-publications")]
+    tasks = [asyncio.create_task(follow(settings, publications, served, looked), name="follow-publications")]
     if supervise:
         tasks.append(asyncio.create_task(keep_alive(settings), name="refiner-supervisor"))
     try:
@@ -87,12 +89,16 @@ async def refining(
 
 
 async def follow(
-    settings: ServerSettings, publications: Publications, served: dict[str, ServedVersion]
+    settings: ServerSettings,
+    publications: Publications,
+    served: dict[str, ServedVersion],
+    looked: Callable[[], Awaitable[None]],
 ) -> None:
     """Serves what is published, for ever."""
     while True:
         try:
             await refresh(settings, publications, served)
+            await looked()
         except (StorageError, ConfigError) as error:
             logger.error("published versions cannot be read, serving what was: %s", error)
         await asyncio.sleep(POLL_S)
