@@ -12,50 +12,14 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from streamsplit.encoders.version import Version
 from streamsplit.errors import PayloadError, StorageError
 from streamsplit.learning.averaging import DeviceDifference
-from streamsplit.learning.differences import header_of, most_bytes, pack, quantised, spec_of, unpack
+from streamsplit.learning.device_difference import device_difference
+from streamsplit.learning.differences import header_of, most_bytes, spec_of
 from streamsplit.server.publications import write_whole
 
 logger = logging.getLogger(__name__)
-
-DEVICE_PREFIX = "blocks."
-"""What a device may change: what it computes with. The server's other tails are not its business."""
-
-
-def pack_device_difference(
-    difference: Mapping[str, Tensor], version: Version, device: str, windows: int, bits: int = 8
-) -> bytes:
-    """What a device has learned, ready to be sent.
-
-    Args:
-        difference: name -> tensor, of what it trains, relative to `version`.
-        version: the base.
-        device: its name.
-        windows: it learned from, at least 1.
-        bits: of the levels.
-    """
-    said = {"device": device, "base": version.id, "windows": windows}
-    return pack(quantised(difference, bits), spec_of(version.state, DEVICE_PREFIX), said)
-
-
-def device_difference(message: bytes, version: Version) -> DeviceDifference:
-    """Reads such a message.
-
-    Raises:
-        PayloadError: damaged, of another base than `version`, or of tensors that are not a device's to change.
-    """
-    small, said = unpack(message, spec_of(version.state, DEVICE_PREFIX))
-    windows = said.get("windows")
-    if said.get("base") != version.id or type(windows) is not int or windows < 1:
-        raise PayloadError(
-            f"difference: expected one of {version.id} and its windows, got {said.get('base')} and {windows!r}"
-        )
-    return DeviceDifference(str(said.get("device")), version.id, windows, small.tensors())
-
 
 class Inbox:
     """The folder.

@@ -17,12 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from streamsplit.errors import ConfigError, PayloadError, StorageError
+from streamsplit.learning.device_difference import DEVICE_PREFIX
 from streamsplit.learning.differences import most_bytes, spec_of
 from streamsplit.learning.memory import DistributionMemory
 from streamsplit.learning.memory_file import pack, unpack
 from streamsplit.learning.merging import merge
 from streamsplit.learning.upgrade import bases
-from streamsplit.server.inbox import DEVICE_PREFIX, Inbox
+from streamsplit.server.inbox import Inbox
 from streamsplit.server.publications import Publications, write_whole
 from streamsplit.server.versions import ServedVersion
 from streamsplit.wire import messages

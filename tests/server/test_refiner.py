@@ -24,13 +24,14 @@ from streamsplit.encoders.split import SplitEncoder
 from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError, PayloadError
 from streamsplit.learning.buffer import BufferedWindow
+from streamsplit.learning.device_difference import pack_device_difference
 from streamsplit.learning.differences import spec_of
 from streamsplit.learning.lessons import held_out
 from streamsplit.learning.memory_file import unpack as unpack_memory
 from streamsplit.learning.progress import load_progress
 from streamsplit.learning.replay import FeatureReplay
 from streamsplit.learning.upgrade import make_upgrade, upgraded
-from streamsplit.server.inbox import Inbox, pack_device_difference
+from streamsplit.server.inbox import Inbox
 from streamsplit.server.publications import Publications
 from streamsplit.server.refiner import INBOX, PROGRESS, PUBLISHED, REPLAY, RefinerProcess, run
 from streamsplit.server.refiner_log import read_status
