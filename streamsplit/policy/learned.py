@@ -98,7 +98,7 @@ def load_weights(path: Path) -> Weights:
     try:
         described = json.loads(text)
         version, layout = described["format_version"], described["layout"]
-        goals, note = Goals(*described["goals"]), str(described["note"])
+        goals, note = _goals(described["goals"]), str(described["note"])
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"policy {path}: damaged description: {error}") from error
     if version != FORMAT_VERSION or layout != LAYOUT:
@@ -107,6 +107,15 @@ def load_weights(path: Path) -> Weights:
         )
     _check(path, tensors)
     return Weights(tensors, goals, note)
+
+
+def _goals(figures: Any) -> Goals:
+    if not isinstance(figures, list) or not all(
+        isinstance(figure, int | float) or (figure is None and place in (3, 4))
+        for place, figure in enumerate(figures)
+    ):
+        raise ValueError(f"goals: expected numbers, got {figures}")
+    return Goals(*figures)
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor]) -> None:
