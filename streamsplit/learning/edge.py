@@ -31,10 +31,12 @@ from streamsplit.learning.objectives import Surroundings, Terms, path_pairs
 from streamsplit.learning.pairs import Pairs, Use
 from streamsplit.learning.progress import load_progress, save_progress
 from streamsplit.learning.recent import REACH, Codes, RecentWindows
-from streamsplit.learning.shadow import Shadow, SlowCopy, norms_at_rest
+from streamsplit.learning.shadow import Shadow, SlowCopy, norms_at
 
 _SETTLED_WITH: Final = 16
 """Windows of a batch whose statistics the norms settle on."""
+_NORMED_WITH: Final = 32
+"""Windows of each forward-only pass that stored norms are made with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class EdgeLearner:
     def __init__(self, version: Version, settings: EdgeSettings | None = None) -> None:
         self.settings = settings = settings or EdgeSettings()
         self._objective = settings.objective.objective
-        self.shadow = Shadow(version, settings.paths, settings.train_front)
+        self.shadow = Shadow(version, settings.paths, settings.train_front, settings.norms)
         self.counters = EdgeCounters()
         self.pairs = self._new_pairs()
         self.memory = self._new_memory()
@@ -149,14 +151,16 @@ class EdgeLearner:
         if not self.ready:
             return None
         self.shadow.to_train()
-        piece, listening = self.counters.piece, self.counters.piece < self._listen_pieces
-        terms = {}
-        if listening:
+        piece = self.counters.piece - self._norm_pieces
+        listening, terms = piece < self._listen_pieces, {}
+        if piece < 0:
+            self.shadow.store_norms(self.pairs.single_views(_NORMED_WITH, self.counters.piece))
+        elif listening:
             self._listen(piece)
         else:
             terms = self._learn(piece - self._listen_pieces)
         self.counters.piece += 1
-        updated = self.counters.piece == self._listen_pieces + self.settings.accumulate and self._update()
+        updated = piece + 1 == self._listen_pieces + self.settings.accumulate and self._update()
         return Work("listened" if listening else "learned", terms, updated)
 
     def rate(self, step: int) -> float:
@@ -171,6 +175,10 @@ class EdgeLearner:
         return highest * 0.5 * (1.0 + math.cos(math.pi * min(1.0, along)))
 
     @property
+    def _norm_pieces(self) -> int:
+        return 2 if self.settings.norms == "stored" else 0
+
+    @property
     def _listen_pieces(self) -> int:
         if self._objective.whole_step:
             return self.settings.accumulate
@@ -181,11 +189,13 @@ class EdgeLearner:
     @torch.no_grad()
     def _listen(self, piece: int) -> None:
         """Forward only, with batches as large as those that learn: batch norms then make the same of a window."""
-        with norms_at_rest(self.shadow.encoder):
+        with norms_at(self.shadow.encoder, 0.0):
             if self._objective.whole_step:
-                embeddings = self.shadow.embed(torch.cat(self.pairs.views(piece)))
+                embeddings = self.shadow.embed(self.pairs.views(piece))
             else:
-                embeddings = self.shadow.embed(self.pairs.single_views(2 * self.settings.batch, piece))
+                embeddings = self.shadow.embed(
+                    self.pairs.single_views(2 * self.settings.batch, self.counters.piece)
+                )
         for path, z in embeddings.items():
             before = self.held.get(f"heard/{path}")
             self.held[f"heard/{path}"] = z if before is None else torch.cat([before, z])
@@ -201,10 +211,10 @@ class EdgeLearner:
     def _compare_all(self, heard: Mapping[str, Tensor]) -> None:
         """The whole step's loss and its gradient at every embedding; each micro-batch sends its own back (Gao et al. 2021)."""
         live = {path: z.requires_grad_() for path, z in heard.items()}
-        halves = {path: z.view(self.settings.accumulate, 2, -1, z.shape[1]) for path, z in live.items()}
+        paired = {path: self.pairs.in_order(z) for path, z in live.items()}
         terms = self._terms(
-            {path: z[:, 0].flatten(0, 1) for path, z in halves.items()},
-            {path: z[:, 1].flatten(0, 1) for path, z in halves.items()},
+            {path: first for path, (first, _) in paired.items()},
+            {path: second for path, (_, second) in paired.items()},
             self.pairs.chance(0, Use.OBJECTIVE),
         )
         pulls = torch.autograd.grad(terms["total"], list(live.values()))
@@ -212,9 +222,8 @@ class EdgeLearner:
         self.held |= {f"terms/{name}": term.detach().clone() for name, term in terms.items()}
 
     def _learn(self, number: int) -> dict[str, float]:
-        first, second = self.pairs.views(number)
-        half = len(first)
-        embeddings = self.shadow.embed(torch.cat([first, second]))
+        views = self.pairs.views(number)
+        embeddings, half = self.shadow.embed(views), self.settings.batch
         if self._objective.whole_step:
             rows = slice(number * 2 * half, (number + 1) * 2 * half)
             pulled = [(z * self.held[f"pull/{path}"][rows]).sum() for path, z in embeddings.items()]
@@ -223,7 +232,7 @@ class EdgeLearner:
         terms, heard = self._compared(
             {path: z[:half] for path, z in embeddings.items()},
             {path: z[half:] for path, z in embeddings.items()},
-            (first, second),
+            views,
             self.pairs.chance(number, Use.OBJECTIVE),
         )
         (terms["total"] / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
@@ -235,16 +244,16 @@ class EdgeLearner:
         self,
         first: Mapping[str, Tensor],
         second: Mapping[str, Tensor],
-        mels: tuple[Tensor, Tensor],
+        views: Tensor,
         chance: torch.Generator,
     ) -> tuple[Terms, Tensor]:
         """The objective of two views, with partners by the slow copy if there is one; and what a stream's memory is to hear."""
         if self.slow is None:
             terms, heard = self._terms(first, second, chance), first
         else:
-            keys = self.slow.embed(torch.cat(mels))
-            heard = {path: z[: len(mels[0])] for path, z in keys.items()}
-            others = {path: z[len(mels[0]) :] for path, z in keys.items()}
+            keys, half = self.slow.embed(views), self.settings.batch
+            heard = {path: z[:half] for path, z in keys.items()}
+            others = {path: z[half:] for path, z in keys.items()}
             one, other = self._terms(first, others, chance), self._terms(second, heard, chance)
             terms = {name: (term + other[name]) / 2 for name, term in one.items()}
         return terms, torch.cat([z.detach() for z in heard.values()])
@@ -344,7 +353,7 @@ class EdgeLearner:
         counts = 4 * len(self.shadow.parameters()) + 1024
         windows = self.recent.nbytes + settings.queue_windows * (self.recent.codes[0].nbytes + 8)
         rows = 2 * settings.batch * self._listen_pieces * paths
-        drawn = 16 * settings.batch * settings.accumulate
+        drawn = 32 * settings.batch * settings.accumulate
         memory = sum(buffer.nbytes for buffer in self.memory.buffers()) if self.memory else 0
         return (
             copies * weights

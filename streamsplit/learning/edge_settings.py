@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from streamsplit.errors import ConfigError
 from streamsplit.learning.objectives import ObjectiveSettings
-from streamsplit.learning.shadow import Paths
+from streamsplit.learning.shadow import Norms, Paths
 from streamsplit.learning.views import ViewSettings
 
 
@@ -31,6 +31,9 @@ class EdgeSettings:
         apart_s: anchors of a micro-batch begin further apart than this, while there are such.
         paths: "device" trains the lite path only; "all" the dense tail with it.
         train_front: whether the blocks before the tail are trained too.
+        norms: "batch" normalises by each micro-batch's statistics; "stored" by those of forward-only passes just before each optimiser
+            step, the same for all its micro-batches: nothing in an embedding then tells which micro-batch it is of, and a batch of
+            one is no special case.
         seed: of draws and views.
         views: how far views go.
     """
@@ -50,6 +53,7 @@ class EdgeSettings:
     apart_s: float = 5.0
     paths: Paths = "device"
     train_front: bool = True
+    norms: Norms = "batch"
     seed: int = 0
     views: ViewSettings = field(default_factory=ViewSettings)
 
@@ -70,6 +74,7 @@ class EdgeSettings:
             ("neighbour_s", 0 <= self.neighbour_s < math.inf, "0 or more"),
             ("apart_s", 0 <= self.apart_s < math.inf, "0 or more"),
             ("paths", self.paths in ("device", "all"), "device or all"),
+            ("norms", self.norms in ("batch", "stored"), "batch or stored"),
             ("seed", 0 <= self.seed < 2**31, "0 to 2^31 - 1"),
         ):
             if not holds:

@@ -20,6 +20,9 @@ from streamsplit.encoders.version import COUNTER, Version
 from streamsplit.errors import ConfigError
 
 Paths = Literal["device", "all"]
+Norms = Literal["batch", "stored"]
+STORED_MOMENTUM = 0.5
+"""Of stored norms: what a forward-only pass just told counts for half, so that the weights' last steps hardly show."""
 
 
 class Shadow:
@@ -29,10 +32,12 @@ class Shadow:
         version: the served one.
         paths: "device" trains what the device runs to embed a window itself (`compact`: front and lite tail); "all" every path.
         train_front: whether the blocks before the last are trained too.
+        norms: by whose statistics batch norms normalise in training; see `EdgeSettings`.
     """
 
-    def __init__(self, version: Version, paths: Paths, train_front: bool) -> None:
+    def __init__(self, version: Version, paths: Paths, train_front: bool, norms: Norms = "batch") -> None:
         self.paths: Paths = paths
+        self.norms: Norms = norms
         self.train_front = train_front
         self.version = version
         self.encoder = self._copied(version)
@@ -58,8 +63,15 @@ class Shadow:
         return embed(self.encoder, mel, self.paths)
 
     def to_train(self) -> None:
-        """Trained modules by their batch's statistics, all others by their own, which stay."""
-        set_modes(self.encoder, self.trained)
+        """Trained modules by their batch's statistics unless norms are stored, all others by their own, which stay."""
+        set_modes(self.encoder, self.trained, self.norms)
+
+    @torch.no_grad()
+    def store_norms(self, mel: Tensor) -> None:
+        """Moves the trained batch norms half way to the statistics of this batch, [B, 1, F, T] with B above 1."""
+        set_modes(self.encoder, self.trained, "batch")
+        with norms_at(self.encoder, STORED_MOMENTUM):
+            self.embed(mel)
 
     @torch.no_grad()
     def settle(self, parts: Iterable[Tensor]) -> None:
@@ -75,7 +87,7 @@ class Shadow:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over batches
-        self.to_train()
+        set_modes(self.encoder, self.trained, "batch")
         for mel in parts:
             self.embed(mel)
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -143,7 +155,9 @@ class SlowCopy:
         """Becomes equal to the shadow."""
         self.paths: Paths = shadow.paths
         self.encoder = copy.deepcopy(shadow.encoder).requires_grad_(False)
-        set_modes(self.encoder, trained_modules(self.encoder, shadow.paths, shadow.train_front))
+        self.norms: Norms = shadow.norms
+        modules = trained_modules(self.encoder, shadow.paths, shadow.train_front)
+        set_modes(self.encoder, modules, shadow.norms)
 
     @torch.no_grad()
     def embed(self, mel: Tensor) -> dict[str, Tensor]:
@@ -155,6 +169,9 @@ class SlowCopy:
         """One step towards the shadow."""
         for slow, fast in zip(self.encoder.parameters(), shadow.encoder.parameters(), strict=True):
             slow.lerp_(fast, 1 - self.share)
+        if self.norms == "stored":
+            for mine, theirs in zip(self.encoder.buffers(), shadow.encoder.buffers(), strict=True):
+                mine.copy_(theirs)
 
 
 def embed(encoder: SplitEncoder, mel: Tensor, paths: Paths) -> dict[str, Tensor]:
@@ -172,20 +189,24 @@ def trained_modules(encoder: SplitEncoder, paths: Paths, train_front: bool) -> l
     return modules if train_front else modules[encoder.last_split - 1 :]
 
 
-def set_modes(encoder: SplitEncoder, trained: list[nn.Module]) -> None:
-    """Training mode for these modules, evaluation mode for all others."""
+def set_modes(encoder: SplitEncoder, trained: list[nn.Module], norms: Norms) -> None:
+    """Training mode for these modules (for their batch norms only where they go by the batch), evaluation mode for all others."""
     encoder.eval()
     for module in trained:
         module.train()
+    if norms == "stored":
+        for module in encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
 
 
 @contextmanager
-def norms_at_rest(encoder: nn.Module) -> Iterator[None]:
-    """Batch norms look at their batch but do not learn from it: for forward-only passes that another pass repeats."""
+def norms_at(encoder: nn.Module, share: float) -> Iterator[None]:
+    """Batch norms learn this share of their batch's statistics; 0: for forward-only passes that another pass repeats."""
     norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
+        norm.momentum = share
     try:
         yield
     finally:

@@ -22,8 +22,10 @@ from streamsplit.learning.edge import EdgeLearner, EdgeSettings, Work
 from streamsplit.learning.objectives import OBJECTIVES, ObjectiveSettings
 from streamsplit.learning.pool import WindowPool
 from streamsplit.learning.progress import load_progress
+from streamsplit.learning.shadow import Norms
 from streamsplit.learning.views import ViewSettings
 
+STATISTICS = ("running_mean", "running_var")
 SMALL = EdgeSettings(batch=2, accumulate=2, windows=32, fewest_windows=8, queue_windows=32)
 
 
@@ -147,13 +149,15 @@ class Watched(EdgeLearner):
 
 
 def test_cached_gradients_are_those_of_the_whole_batch(compact: Version) -> None:
-    """Views that change nothing and norms by their own statistics: micro-batches of 1 and 4 pull as a batch of 16 does."""
+    """With views that change nothing and stored norms, micro-batches of 1 and 4 pull as a batch of 16 does."""
     plain = ViewSettings(1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, None, 0, 0)
     pulls = []
     for batch, accumulate in ((16, 1), (4, 4), (1, 16)):
-        own = EdgeSettings(ObjectiveSettings("cached"), batch, accumulate, fewest_windows=64, views=plain)
-        learner = Watched(compact, own)
-        learner.shadow.to_train = learner.shadow.encoder.eval  # type: ignore[method-assign,assignment]
+        objective = ObjectiveSettings("cached")
+        learner = Watched(
+            compact,
+            EdgeSettings(objective, batch, accumulate, fewest_windows=64, views=plain, norms="stored"),
+        )
         hear(learner, 0, 64)
         until_updates(learner, 1)
         pulls.append(torch.cat([part.flatten() for part in learner.pull.values()]))
@@ -173,6 +177,41 @@ def test_norms_and_weights_of_what_is_frozen_never_move(compact: Version) -> Non
     assert moved
     assert all(name.startswith("blocks.3.") for name in moved)
     assert set(learner.difference()) >= {name for name in moved if not name.endswith("num_batches_tracked")}
+
+
+def norms(learner: EdgeLearner) -> list[Tensor]:
+    return [
+        tensor.clone()
+        for name, tensor in learner.shadow.tensors().items()
+        if name.rpartition(".")[2] in STATISTICS
+    ]
+
+
+def test_stored_norms_move_before_an_optimiser_step_and_not_within(compact: Version) -> None:
+    learner = EdgeLearner(compact, settings("reservoir", norms="stored"))
+    hear(learner, 0, 16)
+    for _ in range(2):
+        moved = []
+        for _ in range(4):
+            before = norms(learner)
+            work = learner.step()
+            assert work is not None
+            changed = not all(map(torch.equal, before, norms(learner)))
+            moved.append((work.kind, changed))
+        assert moved == [("listened", True)] * 2 + [("learned", False)] * 2
+    assert learner.counters.updates == 2
+
+
+def test_with_stored_norms_an_embedding_does_not_depend_on_its_batch(compact: Version) -> None:
+    learner = EdgeLearner(compact, settings("cached", norms="stored"))
+    hear(learner, 0, 16)
+    until_updates(learner, 1)
+    learner.shadow.to_train()
+    mel = learner.recent.mel(torch.arange(8))
+    with torch.no_grad():
+        together = learner.shadow.embed(mel)["lite"]
+        alone = torch.cat([learner.shadow.embed(one)["lite"] for one in mel.split(1)])
+    assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_listening_moves_no_norm(compact: Version) -> None:
@@ -209,9 +248,9 @@ def test_one_path_encoders_learn_too(compact: Version) -> None:
 # A kill.
 
 
-def scenario(compact: Version, name: str, momentum: float = 0.0) -> EdgeLearner:
+def scenario(compact: Version, name: str, momentum: float = 0.0, norms: Norms = "batch") -> EdgeLearner:
     objective = ObjectiveSettings(name, fresh_windows=8, sampled=16, directions=8, momentum=momentum)
-    learner = EdgeLearner(compact, replace(SMALL, objective=objective))
+    learner = EdgeLearner(compact, replace(SMALL, objective=objective, norms=norms))
     hear(learner, 0, 8)
     return learner
 
@@ -224,15 +263,21 @@ def work_on(learner: EdgeLearner, steps: int) -> None:
 
 @pytest.mark.parametrize("after", [1, 3, 4, 6])
 @pytest.mark.parametrize(
-    ("name", "momentum"), [("cached", 0.0), ("published", 0.0), ("transport", 0.0), ("expected", 0.9)]
+    ("name", "momentum", "norms"),
+    [
+        ("cached", 0.0, "batch"),
+        ("published", 0.0, "batch"),
+        ("transport", 0.0, "stored"),
+        ("expected", 0.9, "stored"),
+    ],
 )
 def test_a_learner_saved_between_any_two_steps_goes_on_to_the_same_bits(
-    compact: Version, tmp_path: Path, name: str, momentum: float, after: int
+    compact: Version, tmp_path: Path, name: str, momentum: float, norms: Norms, after: int
 ) -> None:
-    whole = scenario(compact, name, momentum)
+    whole = scenario(compact, name, momentum, norms)
     work_on(whole, after)
     whole.save(tmp_path / "edge")
-    resumed = scenario(compact, name, momentum)
+    resumed = scenario(compact, name, momentum, norms)
     resumed.restore(tmp_path / "edge")
     for learner in (whole, resumed):
         work_on(learner, 7)
