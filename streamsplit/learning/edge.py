@@ -11,7 +11,6 @@ killed goes on to the same bits as one that was not.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -163,17 +162,6 @@ class EdgeLearner:
         updated = piece + 1 == self._listen_pieces + self.settings.accumulate and self._update()
         return Work("listened" if listening else "learned", terms, updated)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of an optimiser step, counted from the start or the last rebase."""
-        settings = self.settings
-        highest = settings.learning_rate
-        if step < settings.warm_up_steps:
-            return highest * (step + 1) / settings.warm_up_steps
-        if settings.horizon_steps is None:
-            return highest
-        along = (step - settings.warm_up_steps) / (settings.horizon_steps - settings.warm_up_steps)
-        return highest * 0.5 * (1.0 + math.cos(math.pi * min(1.0, along)))
-
     @property
     def _norm_pieces(self) -> int:
         return 2 if self.settings.norms == "stored" else 0
@@ -271,7 +259,7 @@ class EdgeLearner:
         good = bool(torch.isfinite(norm))
         if good:
             for group in self.optimiser.param_groups:
-                group["lr"] = self.rate(self.counters.since_rebase)
+                group["lr"] = self.settings.rate(self.counters.since_rebase)
             self.optimiser.step()
             if self.slow is not None:
                 self.slow.follow(self.shadow)

@@ -80,6 +80,15 @@ class EdgeSettings:
             if not holds:
                 raise ConfigError(f"edge {name}: expected {legal}, got {getattr(self, name)}")
 
+    def rate(self, step: int) -> float:
+        """The learning rate of an optimiser step, counted from the start or the last rebase."""
+        if step < self.warm_up_steps:
+            return self.learning_rate * (step + 1) / self.warm_up_steps
+        if self.horizon_steps is None:
+            return self.learning_rate
+        along = (step - self.warm_up_steps) / (self.horizon_steps - self.warm_up_steps)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, along)))
+
 
 @dataclass(slots=True)
 class EdgeCounters:

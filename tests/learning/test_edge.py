@@ -470,7 +470,7 @@ def test_a_rebase_keeps_what_was_learned_since_the_difference_was_sent(compact: 
     assert torch.allclose(learner.shadow.difference()[bias], since[bias], atol=1e-6)
     norm = "blocks.3.layers.0.norm.running_var"
     assert torch.equal(learner.shadow.tensors()[norm], fresh.state[norm])
-    assert learner.rate(learner.counters.since_rebase) < SMALL.learning_rate / 2
+    assert SMALL.rate(learner.counters.since_rebase) < SMALL.learning_rate / 2
     until_updates(learner, 5)
 
 
@@ -510,11 +510,10 @@ def test_another_encoder_or_a_foreign_difference_is_refused(compact: Version) ->
         learner.rebase(compact, {"dense.0": torch.zeros(1)})
 
 
-def test_the_rate_rises_then_stays_or_falls_to_nothing(compact: Version) -> None:
-    endless = EdgeLearner(compact, SMALL)
-    assert [endless.rate(step) for step in (9, 10, 1_000_000)] == [SMALL.learning_rate] * 3
-    assert endless.rate(0) == pytest.approx(SMALL.learning_rate / 10)
-    ending = EdgeLearner(compact, replace(SMALL, horizon_steps=100))
+def test_the_rate_rises_then_stays_or_falls_to_nothing() -> None:
+    assert [SMALL.rate(step) for step in (9, 10, 1_000_000)] == [SMALL.learning_rate] * 3
+    assert SMALL.rate(0) == pytest.approx(SMALL.learning_rate / 10)
+    ending = replace(SMALL, horizon_steps=100)
     rates = [ending.rate(step) for step in range(10, 101)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(0.0, abs=1e-9)
