@@ -8,11 +8,13 @@ name in `SYSTEMS`. `gap_points` is how many points a system is behind `REFERENCE
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,24 @@ from torch import Tensor
 
 from benchmarks.learning_data import Heard, conditions, hear
 from streamsplit.cli.terminal import err, progress_bar
-from streamsplit.encoders.checkpoint import save
+from streamsplit.encoders.calibrate import calibrate, settle_norms
+from streamsplit.encoders.checkpoint import round_to_half, save
 from streamsplit.encoders.registry import make_untrained
-from streamsplit.encoders.version import Version
+from streamsplit.encoders.version import Version, freeze
 from streamsplit.errors import ConfigError, StreamSplitError
+from streamsplit.learning.edge import EdgeLearner
+from streamsplit.learning.edge_settings import EdgeSettings
 from streamsplit.learning.evaluation import joined, judge, judge_uncertainty, represent, spread_over
 from streamsplit.learning.floors import MEL_STATISTICS, floors
+from streamsplit.learning.objectives import ObjectiveSettings
 from streamsplit.learning.pool import WindowPool
-from streamsplit.learning.pretrain import Trainer, TrainSettings
+from streamsplit.learning.pretrain import CALIBRATION_WINDOWS, GENTLE_VIEWS, Trainer, TrainSettings
 from streamsplit.learning.probe import require_sklearn
+from streamsplit.learning.streams import stream
 
 LARGE_BATCH = 128
+ACCUMULATED = 128
+"""Pairs of an edge learner's optimiser step, whatever its batch."""
 REFERENCE, RANDOM, FLOOR = "large-batch", "random", "floor"
 QUICK_PAIRS = 1280
 HEADLINES = ("probe", "probe_mean_std", "knn")
@@ -73,7 +82,53 @@ def random_encoder(task: Task) -> Version:
     return make_untrained("compact", task.seed)
 
 
-SYSTEMS: dict[str, System] = {RANDOM: random_encoder, REFERENCE: large_batch}
+def edge(task: Task, objective: str, batch: int, order: str = "shuffled") -> Version:
+    """An edge learner alone, from random weights: every window is heard once, and a pair is learned for each.
+
+    Both paths learn, and views are the reference's, so that only the system differs.
+    """
+    updates = max(2, task.pairs // ACCUMULATED)
+    settings = EdgeSettings(
+        ObjectiveSettings(name=objective),
+        batch=batch,
+        accumulate=ACCUMULATED // batch,
+        warm_up_steps=max(1, updates // 20),
+        horizon_steps=updates,
+        paths="all",
+        seed=task.seed,
+        views=GENTLE_VIEWS,
+    )
+    learner = EdgeLearner(make_untrained("compact", task.seed), settings)
+    learned = 0
+    for heard, window in enumerate(stream(task.pool, order, task.pairs, task.seed), 1):
+        learner.hear(task.pool.features[window.window], window.start_s)
+        while learned < heard // batch and (work := learner.step()) is not None:
+            learned += work.kind == "learned"
+        task.update(heard, task.pairs)
+    return _finished(learner, task)
+
+
+def _finished(learner: EdgeLearner, task: Task) -> Version:
+    """The trained copy as a version, its norms settled on plain windows as the reference's are."""
+    encoder = copy.deepcopy(learner.shadow.encoder).eval()
+    encoder.to(memory_format=torch.contiguous_format)
+    calm = task.pool.mel(task.pool.sample(CALIBRATION_WINDOWS))
+    settle_norms(encoder, calm)
+    round_to_half(encoder)
+    note = (
+        f"edge learner, {learner.settings.objective.name}, batch {learner.settings.batch}, seed {task.seed}"
+    )
+    return freeze(encoder, *calibrate(encoder, calm), trained=True, note=note)
+
+
+SYSTEMS: dict[str, System] = {
+    RANDOM: random_encoder,
+    REFERENCE: large_batch,
+    **{
+        f"edge-{objective}-{batch}": partial(edge, objective=objective, batch=batch)
+        for objective, batch in (("reservoir", 8), ("reservoir", 2), ("cached", 8), ("in-batch", 8))
+    },
+}
 """In the order they are run."""
 
 
