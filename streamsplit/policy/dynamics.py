@@ -41,6 +41,9 @@ MOST_WAIT_S: Final = 10.0
 TIMED_S: Final = 0.01
 """Passages shorter than this tell nothing of the rate but a lower bound; see `client.link_estimator`."""
 
+STALLED_S: Final = 1.0
+"""A send that waits longer bounds the rate, as in `client.link_estimator`."""
+
 HALF_LIFE_S: Final = 10.0
 """Of the rate's estimate, as in `client.link_estimator`."""
 
@@ -58,6 +61,7 @@ class _At(IntEnum):
     FREE_S = auto()  # processor free, relative to the window's end
     MARK_BITS = auto()  # of the trace: everything sent so far has left when the link has carried so much
     LEAVES_S = auto()  # when that is
+    BUSY_S = auto()  # since when the link has been busy without a break
     RADIO_S = auto()  # the radio stays up until then
     SENT_S = auto()  # last send
     HELD = auto()
@@ -109,6 +113,7 @@ class Seen:
     level_dbfs: Any
     available: Any
     split: Any
+    lag_s: Any
     since_send_s: Any
 
 
@@ -200,7 +205,10 @@ class Simulator:
         window = np.minimum(self.window, worlds.windows - 1)
         before = np.maximum(window - 1, 0)
         now_s = state[_At.WINDOW] * figures["hop_s"]
-        waiting_bits = np.maximum(state[_At.MARK_BITS] - self._carried(now_s), 0.0)
+        # What still waits for the processor does not wait for the link yet.
+        reached_s = np.maximum(now_s, state[_At.SENT_S])
+        waiting_bits = np.maximum(state[_At.MARK_BITS] - self._carried(reached_s), 0.0)
+        waiting_bits = np.where(state[_At.LEAVES_S] > now_s, waiting_bits, 0.0)
         battery_j, thermometer = figures["battery_j"], figures["thermometer"] > 0
         with np.errstate(invalid="ignore"):
             battery = np.where(np.isinf(battery_j), np.nan, state[_At.BATTERY_J] / battery_j)
@@ -217,6 +225,7 @@ class Simulator:
             level_dbfs=worlds.level_dbfs[self.world, window],
             available=worlds.seen_up[self.world, window].astype(np.float64),
             split=state[_At.SPLIT],
+            lag_s=np.maximum(state[_At.FREE_S], 0.0),
             since_send_s=np.where(state[_At.SENT_S] < 0, np.nan, np.maximum(now_s - state[_At.SENT_S], 0.0)),
         )
 
@@ -312,6 +321,7 @@ class Simulator:
             rtt_ms=_known(seen.rtt_ms[row]),
             uncertainty=_known(seen.uncertainty[row]),
             last_split=None if np.isnan(seen.split[row]) else int(seen.split[row]),
+            lag_s=_known(seen.lag_s[row]),
             since_send_s=_known(seen.since_send_s[row]),
         )
 
@@ -355,6 +365,7 @@ class Simulator:
         mark = np.maximum(new[_At.MARK_BITS], self._carried(ready_s)) + sent
         new[_At.MARK_BITS] = np.where(flush, mark, new[_At.MARK_BITS])
         leaves_s = np.maximum(self._passed_s(mark), ready_s)
+        new[_At.BUSY_S] = np.where(flush & (new[_At.LEAVES_S] <= ready_s), ready_s, new[_At.BUSY_S])
         new[_At.LEAVES_S] = np.where(flush, leaves_s, new[_At.LEAVES_S])
         new[_At.SENT_S] = np.where(flush, ready_s, new[_At.SENT_S])
         new[_At.HELD] = np.where(flush, 0.0, held)
@@ -404,9 +415,9 @@ class Simulator:
         state, hop_s = self._state, self._figures["hop_s"]
         known = state[_At.RATE_S] > 0
         rate = np.where(known, state[_At.RATE_BITS] / np.where(known, state[_At.RATE_S], 1.0), np.nan)
-        # What waits bounds it from above: as much as left in the last hop.
+        # What has waited a second bounds it from above: by as much as left in the last hop.
         passing = np.maximum((self._carried(now_s) - self._carried(now_s - hop_s)) / hop_s, 1e3)
-        stalled = (waiting_bits > 0) & (state[_At.SENT_S] < now_s - hop_s)
+        stalled = (waiting_bits > 0) & (now_s - state[_At.BUSY_S] >= STALLED_S)
         return np.where(stalled, np.fmin(rate, passing), rate)
 
     def _warm(self, new: Array, load: Array, work_ms: Array, energy_mj: Array) -> None:

@@ -38,6 +38,7 @@ LAYOUT: Final = "streamsplit-policy-features-1"
 MOMENT: Final = (
     "cpu",
     "throttled",
+    "lag",
     "temperature_known",
     "temperature",
     "battery_powered",
@@ -153,6 +154,7 @@ def describe(
     moment = [
         seen.cpu,
         seen.throttled,
+        do.least(do.filled(seen.lag_s, 0.0) / hop_s, 8.0),
         do.known(seen.temperature_c),
         (do.filled(seen.temperature_c, 60.0) - 60.0) / 20.0,
         do.known(seen.battery),
@@ -265,6 +267,7 @@ class Describer:
             observation.level_dbfs,
             float(observation.server_available),
             math.nan if last is None else float(last),
+            _number(observation.lag_s),
             _number(observation.since_send_s),
         )
         return describe(seen, self._device, [self._figures(option) for option in options], PLAIN)

@@ -35,6 +35,7 @@ class Observation:
         level_dbfs: loudness of the window to decide on.
         server_available: a stream to the server is up, and it serves this device's version.
         last_split: the split in force.
+        lag_s: seconds from the window's last sample until now: work that piles up shows here.
         since_send_s: seconds since anything was last sent: tells whether the radio is still up.
     """
 
@@ -52,6 +53,7 @@ class Observation:
     rtt_ms: float | None = None
     uncertainty: float | None = None
     last_split: int | None = None
+    lag_s: float | None = None
     since_send_s: float | None = None
 
     def as_dict(self) -> dict[str, Any]:

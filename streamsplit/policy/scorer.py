@@ -32,7 +32,7 @@ class Scorer(nn.Module):
         self.register_buffer("option_norm", moments[1].clone())
         self.moment_in, self.option_in = nn.Linear(G, hidden), nn.Linear(K, hidden, bias=False)
         self.middle, self.out = nn.Linear(hidden, middle), nn.Linear(middle, 1, bias=False)
-        self.expected_bias = nn.Parameter(torch.tensor(30.0))
+        self.log_bias = nn.Parameter(torch.tensor(3.4))
         self.critic = nn.Sequential(nn.Linear(LENGTH, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh())
 
     def parts(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -53,7 +53,7 @@ class Scorer(nn.Module):
         moment, option, possible, expected = self.parts(features)
         hidden = torch.tanh(self.option_in(option) + self.moment_in(moment)[:, None])
         middle = torch.tanh(self.middle(hidden))
-        scores: Tensor = self.out(middle)[..., 0] + self.expected_bias * expected
+        scores: Tensor = self.out(middle)[..., 0] + self.log_bias.exp() * expected
         return torch.where(possible > 0, scores, torch.full_like(scores, -1e8))
 
     def forward_critic(self, features: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Scorer(nn.Module):
             "middle": self.middle.weight.T,
             "middle_bias": self.middle.bias,
             "out": self.out.weight[0],
-            "expected_bias": self.expected_bias,
+            "expected_bias": self.log_bias.exp(),
         }
         arrays = {
             name: np.ascontiguousarray(tensor.detach().cpu().numpy(), np.float32).reshape(tensor.shape)

@@ -123,7 +123,7 @@ class PolicyTrainer:
                 n_epochs=4,
                 gamma=settings.gamma,
                 gae_lambda=0.95,
-                ent_coef=0.003,
+                ent_coef=0.001,
                 policy_kwargs={"scorer": partial(Scorer, settings.hidden, settings.middle, moments)},
                 tensorboard_log=_text(tensorboard),
                 seed=settings.seed,

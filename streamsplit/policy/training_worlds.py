@@ -62,14 +62,14 @@ class PolicySettings:
     """
 
     algorithm: Algorithm = "maskable-ppo"
-    steps: int = 3_000_000
+    steps: int = 2_000_000
     seed: int = 0
     devices: int = 256
     episode_windows: int = 600
     worlds: int = 512
     rollout: int = 32
     learning_rate: float = 1e-3
-    gamma: float = 0.95
+    gamma: float = 0.92
     hidden: int = 48
     middle: int = 24
     save_every: int = 250_000

@@ -84,6 +84,8 @@ def test_work_beyond_the_hop_piles_up_and_is_dropped_in_the_end() -> None:
     latencies = [made.apply(slots(LOCAL, SECOND)).latency_ms for _ in range(10)]
     waits = np.diff([latency[0] for latency in latencies])
     assert (waits > 1000).all()
+    assert made.seen().lag_s[0] > 5
+    assert made.seen().backlog_bytes.max() <= 230, "the link is all but idle"
     assert latencies[9][1] == pytest.approx(latencies[0][1])
     lost = sum(made.apply(slots(LOCAL, SECOND)).lost for _ in range(20))
     assert lost[0] > 0

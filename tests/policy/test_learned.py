@@ -44,6 +44,7 @@ observations = st.builds(
     rtt_ms=st.none() | st.floats(0, 1e4),
     uncertainty=st.none() | st.floats(0, 2),
     last_split=st.none() | st.integers(-2, 3),
+    lag_s=st.none() | st.floats(0, 1e3),
     since_send_s=st.none() | st.floats(0, 1e5),
 )
 
