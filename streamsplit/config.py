@@ -98,6 +98,41 @@ class _Settings(BaseSettings):
         return init_settings, env_settings
 
 
+class LearnerSettings(BaseModel):
+    """What a device learns of what it hears, and what it exchanges with its server about that.
+
+    Attributes:
+        mode: "off"; "memory": keep the distribution memory and the uncertainty's predictor; "train": train the encoder, too.
+        objective: what training minimises, see `streamsplit.learning.objectives`.
+        batch: windows of a micro-batch.
+        core_share: of one core that training may take.
+        cpu_percent: load of the machine, training's own left out, from which on it pauses.
+        temperature_c, battery_percent: likewise; on battery alone.
+        pieces_per_window: None: train in the background, as the budget allows; a number: so many pieces of work for every window
+            heard, in step with the stream (experiments that repeat).
+        memory_windows: windows between two exchanges of the memory with the server (T_sync); 0: never.
+        difference_windows: windows between two uploads of what was learned; 0: never.
+        take_versions: take the versions that the server publishes.
+        sync: "allowed": only on mains or with a battery above `battery_percent`, below `cpu_percent`; "always".
+        seed: of draws and views.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    mode: Literal["off", "memory", "train"] = "memory"
+    objective: str = "reservoir"
+    batch: int = Field(default=8, ge=1, le=256)
+    core_share: float = Field(default=0.25, gt=0, le=1)
+    cpu_percent: float = Field(default=80.0, gt=0, le=100)
+    temperature_c: float = Field(default=75.0, gt=0, lt=150)
+    battery_percent: float = Field(default=50.0, ge=0, le=100)
+    pieces_per_window: float | None = Field(default=None, gt=0, le=64)
+    memory_windows: int = Field(default=1000, ge=0)
+    difference_windows: int = Field(default=500, ge=0)
+    take_versions: bool = True
+    sync: Literal["allowed", "always"] = "allowed"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
 class ClientSettings(_Settings):
     """Everything a device is told.
 
@@ -119,6 +154,7 @@ class ClientSettings(_Settings):
         acknowledge_timeout_s: a window unanswered for so long means that the link is dead.
         connect_timeout_s: to reach the server and be welcomed.
         keepalive_s: pings on a quiet link; a dead one is found within keepalive_s + 10 s.
+        learn: whether and how this device learns.
     """
 
     model_config = SettingsConfigDict(
@@ -143,6 +179,7 @@ class ClientSettings(_Settings):
     acknowledge_timeout_s: float = Field(15.0, gt=0)
     connect_timeout_s: float = Field(10.0, gt=0)
     keepalive_s: float = Field(20.0, ge=1)
+    learn: LearnerSettings = Field(default_factory=LearnerSettings)
     tls: ClientTls | None = None
     token_file: Path | None = None
 
@@ -187,7 +224,7 @@ class RefinerSettings(BaseModel):
     new_windows: int = Field(default=500, ge=1)
     judged_windows: int = Field(default=512, ge=32, le=8192)
     checkpoint_steps: int = Field(default=50, ge=1)
-    difference_bits: int = Field(default=8, ge=3, le=8)
+    difference_bits: int = Field(default=4, ge=3, le=8)
     most_difference: float = Field(default=0.2, gt=0, le=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
 
@@ -261,9 +298,24 @@ def load(
     from_environment = _environment(kind)
     said = {key: value for key, value in (overrides or {}).items() if value is not None}
     try:
-        return kind(**{**from_file, **from_environment, **said})
+        return kind(**_over(_over(from_file, from_environment), said))
     except ValidationError as error:
         raise ConfigError(f"{file or 'settings'}: {describe(error)}") from None
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The upper table's values where it has any, group by group.
+
+    >>> _over({"learn": {"mode": "off", "seed": 1}, "device": "pi"}, {"learn": {"mode": "train"}})
+    {'learn': {'mode': 'train', 'seed': 1}, 'device': 'pi'}
+    """
+    both = dict(below)
+    for key, value in above.items():
+        under = both.get(key)
+        both[key] = (
+            _over(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+        )
+    return both
 
 
 def _environment(kind: type[AnySettings]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from streamsplit.cli.options import (
     DeviceOption,
     EmbeddingCodecOption,
     FeaturesCodecOption,
+    LearnOption,
     ProfileOption,
     SendAudioOption,
     SettingsEncoderOption,
@@ -57,11 +58,19 @@ def replay(
     conditions: Annotated[
         str, typer.Option(help="what deciders see: `made` from the seed (repeatable) or `live`")
     ] = "made",
+    emulation: Annotated[
+        Path | None, typer.Option(hidden=True, help="written by `streamsplit lab`, for --conditions live")
+    ] = None,
     send_audio: SendAudioOption = None,
     audio_codec: AudioCodecOption = None,
     features_codec: FeaturesCodecOption = None,
     embedding_codec: EmbeddingCodecOption = None,
     profile: ProfileOption = None,
+    learn: LearnOption = None,
+    server_config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of the embedded server's settings, for example to let it refine"),
+    ] = None,
     device: DeviceOption = None,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
@@ -92,6 +101,7 @@ def replay(
         features_codec=features_codec,
         embedding_codec=embedding_codec,
         profile=profile,
+        learn=learn,
         state_dir=out_dir,
         spool_max_mb=4096.0,
         journal_max_mb=65536.0,
@@ -109,8 +119,10 @@ def replay(
         seed=seed,
         shuffle=shuffle,
         conditions="made" if conditions == "made" else "live",
+        emulation=emulation,
         limit=limit,
         patience_s=patience,
+        server_config=server_config,
     )
     with progress_bar("replaying") as update:
         summary = lab.replay(run, update)

@@ -54,6 +54,13 @@ DeviceOption = Annotated[
 TokenFileOption = Annotated[Path | None, typer.Option("--token-file", help="this device's token")]
 TlsCaOption = Annotated[Path | None, typer.Option("--tls-ca", help="PEM of the authority to trust")]
 TlsCertificateOption = Annotated[Path | None, typer.Option("--tls-certificate", help="PEM of this device")]
+LearnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--learn",
+        help="off; memory: keep a distribution of what was heard; train: train the encoder, too. More in the group learn of --config",
+    ),
+]
 TlsKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="PEM of this device")]
 
 
@@ -79,6 +86,7 @@ def client_settings(
     tls_ca: Path | None,
     tls_certificate: Path | None,
     tls_key: Path | None,
+    learn: str | None = None,
     **said: Any,
 ) -> ClientSettings:
     """A client's settings: those of the file, and over them what the command line said.
@@ -90,6 +98,7 @@ def client_settings(
         tls_ca: of the group `tls`, as are the next two.
         tls_certificate: likewise.
         tls_key: likewise.
+        learn: of ``--learn``, which is `learn.mode`.
         said: other keys of `ClientSettings`; None where nothing was said.
 
     Raises:
@@ -98,4 +107,9 @@ def client_settings(
     from streamsplit.config import ClientSettings, load
 
     tls = given({"ca": tls_ca, "certificate": tls_certificate, "key": tls_key})
-    return load(ClientSettings, config, {**said, "decider": decider_name(split, decider), "tls": tls})
+    mode = {"mode": learn} if learn else None
+    return load(
+        ClientSettings,
+        config,
+        {**said, "decider": decider_name(split, decider), "tls": tls, "learn": mode},
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -135,7 +136,8 @@ def _publications(config: Path | None, state_dir: Path | None) -> Publications:
 
 
 def _wait_for_end(stop: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):  # a buffered read would hold its lock at exit
+        pass
     stop.set()
 
 

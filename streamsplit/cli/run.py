@@ -13,6 +13,7 @@ from streamsplit.cli.options import (
     ConfigOption,
     DeciderOption,
     DeviceOption,
+    LearnOption,
     ProfileOption,
     SendAudioOption,
     SettingsEncoderOption,
@@ -60,6 +61,7 @@ def server(
         bool | None,
         typer.Option("--refine", help="learn from what devices send, in a process of its own; see `status`"),
     ] = None,
+    refiner_dir: Annotated[Path | None, typer.Option(help="where the refiner keeps its state")] = None,
     port_file: Annotated[Path | None, typer.Option(help="write the port here once listening")] = None,
     stop_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
@@ -87,6 +89,7 @@ def server(
             "max_windows_per_second": max_windows_per_second,
             "max_devices": max_devices,
             "refine": refine,
+            "refiner": given({"state_dir": refiner_dir}),
         },
     )
 
@@ -126,6 +129,7 @@ def client(
     send_audio: SendAudioOption = None,
     audio_codec: AudioCodecOption = None,
     profile: ProfileOption = None,
+    learn: LearnOption = None,
     state_dir: Annotated[Path | None, typer.Option(help="spool and journal")] = None,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
@@ -152,6 +156,7 @@ def client(
         send_audio=send_audio,
         audio_codec=audio_codec,
         profile=profile,
+        learn=learn,
         state_dir=state_dir,
         token_file=token_file,
         tls_ca=tls_ca,

@@ -18,10 +18,12 @@ from streamsplit.client.capture import MicrophoneSettings, MicrophoneSource
 from streamsplit.client.daemon import Counters, Daemon, DaemonSettings, Source
 from streamsplit.client.edge import Codecs, Edge
 from streamsplit.client.journal import Journal
+from streamsplit.client.learner import Learner
 from streamsplit.client.observer import LiveObserver, Observer
 from streamsplit.client.spool import Spool
 from streamsplit.client.telemetry import MachineTelemetry
 from streamsplit.client.uplink import Uplink
+from streamsplit.client.version_store import VersionStore
 from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import ConfigError
@@ -39,6 +41,7 @@ class Device:
     Attributes:
         daemon, uplink, spool, journal: its parts.
         observer: live, unless the caller gives another.
+        learner: where the device learns.
     """
 
     daemon: Daemon
@@ -46,6 +49,7 @@ class Device:
     spool: Spool
     journal: Journal
     observer: Observer
+    learner: Learner | None
 
     async def run(self) -> Counters:
         """Runs the stream to its end; returns what was counted."""
@@ -72,7 +76,7 @@ async def device(
             "split audio sends sound itself, which must be allowed: --send-audio, or send_audio = true"
         )
     torch.set_num_threads(settings.threads)
-    edge = Edge(version, Codecs.from_settings(settings))
+    version = VersionStore(settings.state_dir).begin(version)
     pilot = Pilot(
         make_decider(settings.decider, _profile(settings, version), last_split=version.encoder.last_split)
     )
@@ -81,10 +85,29 @@ async def device(
         open_.callback(spool.close)
         journal = Journal(settings.state_dir / "journal.jsonl", int(settings.journal_max_mb * 1e6))
         open_.callback(journal.close)
-        daemon = Daemon(daemon_settings, source, edge, pilot, spool, journal)
-        uplink = Uplink(settings, version, spool, daemon.answered)
-        live = observer or LiveObserver(MachineTelemetry(), uplink, spool, lambda: daemon.uncertainty)
-        yield Device(daemon, uplink, spool, journal, live)
+        telemetry = MachineTelemetry()
+        learner = None
+        if settings.learn.mode != "off":
+            learner = Learner(
+                settings.learn,
+                settings.device,
+                version,
+                settings.state_dir,
+                telemetry.read,
+                MachineTelemetry().read,
+            )
+        edge = Edge(version, Codecs.from_settings(settings), learner.heard if learner else None)
+        daemon = Daemon(daemon_settings, source, edge, pilot, spool, journal, learner)
+        synchroniser = learner.synchroniser if learner else None
+        uplink = Uplink(settings, version, spool, daemon.answered, synchroniser=synchroniser)
+        live = observer or LiveObserver(telemetry, uplink, spool, lambda: daemon.uncertainty)
+        try:
+            if learner:
+                learner.start()
+            yield Device(daemon, uplink, spool, journal, live, learner)
+        finally:
+            if learner:
+                await learner.close()
 
 
 def _profile(settings: ClientSettings, version: Version) -> Profile | None:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from streamsplit.audio.window import Block, Gap, Window, WindowAssembler
 from streamsplit.client.conversation import Answer
 from streamsplit.client.edge import Edge
 from streamsplit.client.journal import Journal
+from streamsplit.client.learner import Learner
 from streamsplit.client.observer import Observer
 from streamsplit.client.recording import Skip
+from streamsplit.client.records import Records
 from streamsplit.client.spool import Cursor, Spool
 from streamsplit.client.step import Step
 from streamsplit.client.uplink import LinkState, Uplink
 from streamsplit.errors import LinkError, RefusedError, StorageError
 from streamsplit.policy.decide import Choice, Pilot
-from streamsplit.wire.codec import Codec, pack_embedding, unpack_embedding
+from streamsplit.wire.codec import Codec, unpack_embedding
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,6 @@ class Counters:
         unkept: windows that were sent while the disk had no room for them.
         gaps, skips: recorded.
         skipped_samples: ends of recordings too short for a window.
-        unjournaled: lines the disk had no room for.
     """
 
     windows: int = 0
@@ -89,7 +89,6 @@ class Counters:
     gaps: int = 0
     skips: int = 0
     skipped_samples: int = 0
-    unjournaled: int = 0
 
 
 class Daemon:
@@ -102,6 +101,7 @@ class Daemon:
         pilot: who decides where to split.
         observer: what the decision is based on; set by the caller once the uplink exists.
         spool, journal: what survives.
+        learner: what the device makes of its stream, where it learns.
         clock: monotonic seconds.
     """
 
@@ -113,6 +113,7 @@ class Daemon:
         pilot: Pilot,
         spool: Spool,
         journal: Journal,
+        learner: Learner | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -120,16 +121,27 @@ class Daemon:
         self._edge = edge
         self._pilot = pilot
         self._spool = spool
-        self._journal = journal
         self._clock = clock
         self._options = edge.options()
         self._choice: Choice | None = None
-        self._offered: dict[tuple[str, int], tuple[float, float]] = {}
+        self._learner = learner
         self._progress = asyncio.Event()
         self._brief = False
         self._uplink_bytes: Callable[[], int] = lambda: 0
+        self._records = Records(
+            journal,
+            settings.stream,
+            settings.decider,
+            lambda: self._edge.version,
+            lambda: self._uplink_bytes(),
+        )
         self.uncertainty: float | None = None
         self.counters = Counters()
+
+    @property
+    def unjournaled(self) -> int:
+        """Lines of the journal that the disk had no room for."""
+        return self._records.unwritten
 
     async def run(self, uplink: Uplink, observer: Observer) -> None:
         """Runs the stream to its end (a microphone has none: cancel it), then lets the spool empty itself.
@@ -144,12 +156,13 @@ class Daemon:
             self._spool.open_stream(
                 self._settings.stream, int(time.time() * 1000), self._source.sample_rate_hz
             )
-            self._note(self._stream_record())
+            self._records.stream(self._source.sample_rate_hz)
             if self._settings.lossless and not self._settings.alone:
                 await uplink.welcomed()
             try:
                 async for window in self._windows():
                     self.counters.windows += 1
+                    self._take_version(window.sequence, uplink)
                     observation = observer.observe(window, self._choice.split if self._choice else None)
                     self._choice = self._pilot.choose(observation, self._options)
                     if window.sequence < resume_at:
@@ -184,7 +197,7 @@ class Daemon:
         async for item in self._source.items():
             if isinstance(item, Skip):
                 self.counters.skips += 1
-                self._note({"kind": "skip", "source": item.source, "reason": item.reason})
+                self._records.skip(item)
                 continue
             placed = (
                 [assembler.push_gap(item)] if isinstance(item, Gap) else assembler.push(item, self._clock())
@@ -193,7 +206,9 @@ class Daemon:
                 if isinstance(part, Window):
                     yield part
                 else:
-                    self._record_gap(part)
+                    self.counters.gaps += 1
+                    logger.warning("%d samples were not heard: %s", part.samples, part.reason)
+                    self._records.gap(part)
         for window in assembler.finish(self._clock()):
             yield window
         self.counters.skipped_samples = assembler.skipped_samples
@@ -212,38 +227,60 @@ class Daemon:
                 return
             now_s = self._clock()
             # On the wire already, a window does not wait for the disk.
-            self._offered[step.key] = (began_s, 0.0 if sent else (now_s - put_s) * 1e3)
+            self._records.offered[step.key] = (began_s, 0.0 if sent else (now_s - put_s) * 1e3)
             self.counters.processed += 1
             self._record_dropped(dropped)
+        if step.split == self._edge.version.encoder.last_split:
+            self._learn(step, step.payload, step.codec, None)
+        if self._learner:
+            await self._learner.turn()
         if self._settings.alone:
-            self._note(self._record(step, "local", None, now_s, now_s))
+            self._records.done(step, "local", None, now_s, now_s)
             return
-        if not sent:
+        if not sent or self._learner:
             uplink.wake()
         if self._settings.lossless:
             while self._spool.windows >= self._settings.max_backlog:
                 await self._wait_for_progress(uplink)
 
     def _record_dropped(self, dropped: list[tuple[str, int]]) -> None:
-        for stream, sequence in dropped:
+        for key in dropped:
             self.counters.dropped += 1
-            self._offered.pop((stream, sequence), None)
-            self._note({"kind": "window", "stream": stream, "sequence": sequence, "state": "dropped"})
+            self._records.lost(key, "dropped")
 
     def _not_kept(self, step: Step, error: StorageError, sent: bool) -> None:
         """A full or read-only disk costs this window, not the stream: listening and deciding go on.
 
         One that is on the wire already is lost only if the link breaks before its answer.
         """
-        state = "unkept" if sent else "dropped"
         if sent:
             self.counters.unkept += 1
         else:
             self.counters.dropped += 1
         first = self.counters.unkept + self.counters.dropped == 1
         logger.log(logging.ERROR if first else logging.DEBUG, "windows are not kept: %s", error)
-        about = {"kind": "window", "stream": step.stream, "sequence": step.sequence}
-        self._note({**about, "state": state, "reason": str(error)})
+        self._records.lost(step.key, "unkept" if sent else "dropped", str(error))
+
+    def _learn(self, step: Step, embedding: bytes, codec: Codec, truth: float | None) -> None:
+        """The learner takes an embedding, made here or returned."""
+        if self._learner is None:
+            return
+        z = unpack_embedding(embedding, codec, self._edge.version.encoder.embedding_dim)
+        signals = self._learner.embedded(z, step.version, truth)
+        self._records.signals[step.key] = signals
+        if truth is None and "disagreement" in signals:
+            self.uncertainty = signals["disagreement"]
+
+    def _take_version(self, sequence: int, uplink: Uplink) -> None:
+        """Serves the next version from this window on, once it has come."""
+        version = self._learner.take_version() if self._learner else None
+        if version is None:
+            return
+        self._edge = self._edge.with_version(version)
+        self._options = self._edge.options()
+        uplink.adopt(version)
+        logger.info("serving %s from window %d on", version.id, sequence)
+        self._records.version(sequence, uplink.sync_bytes)
 
     async def _flush(self, uplink: Uplink) -> None:
         if self._settings.alone:
@@ -282,111 +319,7 @@ class Daemon:
             self.counters.duplicates += ack.duplicate
             if ack.uncertainty is not None:
                 self.uncertainty = ack.uncertainty
-        self._note(self._record(answer.step, answer.state, answer, answer.sent_s, answer.answered_s))
-        self._offered.pop(answer.step.key, None)
+            if ack.embedding:
+                self._learn(answer.step, ack.embedding, Codec.INT8, ack.uncertainty)
+        self._records.done(answer.step, answer.state, answer, answer.sent_s, answer.answered_s)
         self._progress.set()
-
-    # Journal lines.
-
-    def _note(self, record: dict[str, Any]) -> None:
-        """Writes a line; a full disk costs the line, not the stream."""
-        try:
-            self._journal.write(record)
-        except StorageError as error:
-            self.counters.unjournaled += 1
-            logger.log(
-                logging.DEBUG if self.counters.unjournaled > 1 else logging.ERROR, "lines are lost: %s", error
-            )
-
-    def _record(
-        self, step: Step, state: str, answer: Answer | None, sent_s: float, ended_s: float
-    ) -> dict[str, Any]:
-        ack = answer.acknowledgement if answer else None
-        local = step.split == self._edge.version.encoder.last_split
-        record: dict[str, Any] = {
-            "kind": "window",
-            "stream": step.stream,
-            "sequence": step.sequence,
-            "start_sample": step.start_sample,
-            "start_s": round(step.start_sample / self._edge.version.front_end.sample_rate_hz, 4),
-            "source": step.mark.source if step.mark else None,
-            "label": step.mark.label if step.mark else None,
-            "level_dbfs": round(step.level_dbfs, 1),
-            "split": step.split,
-            "codec": str(step.codec),
-            "version": step.version,
-            "payload_bytes": len(step.payload),
-            "state": state,
-            "duplicate": bool(ack and ack.duplicate),
-            "uncertainty": None if ack is None or ack.uncertainty is None else round(ack.uncertainty, 6),
-            "embedding_hash": self._embedding_hash(step, ack.embedding if ack else b"", local),
-            "decision": step.decision,
-            "measured": self._measured(step, answer, local, sent_s, ended_s),
-        }
-        if answer and answer.reason:
-            record["reason"] = answer.reason
-        return record
-
-    def _measured(
-        self, step: Step, answer: Answer | None, local: bool, sent_s: float, ended_s: float
-    ) -> dict[str, Any]:
-        ack = answer.acknowledgement if answer else None
-        measured: dict[str, Any] = {f"{part}_ms": round(spent, 4) for part, spent in step.device_ms.items()}
-        offered = self._offered.get(step.key)
-        if offered:  # of this run: its clock readings still mean something
-            offered_s, spool_ms = offered
-            usable_s = offered_s if local else ended_s
-            measured["spool_ms"] = round(spool_ms, 4)
-            measured["wait_ms"] = round((offered_s - step.captured_s) * 1e3 - sum(step.device_ms.values()), 4)
-            measured["queue_ms"] = round(max(0.0, (sent_s - offered_s) * 1e3 - spool_ms), 4)
-            measured["total_ms"] = round((usable_s - step.captured_s) * 1e3, 4)
-        if ack:
-            server_ms = (ack.queue_us + ack.tail_us + ack.store_us) / 1e3
-            measured["wire_ms"] = round((ended_s - sent_s) * 1e3 - server_ms, 4)
-            measured |= {
-                "server_queue_ms": ack.queue_us / 1e3,
-                "tail_ms": ack.tail_us / 1e3,
-                "store_ms": ack.store_us / 1e3,
-            }
-        measured["uplink_bytes"] = self._uplink_bytes()
-        measured["unix_ms"] = int(time.time() * 1000)
-        return measured
-
-    def _embedding_hash(self, step: Step, returned: bytes, local: bool) -> str | None:
-        """Of the int8 embedding, whoever made it."""
-        if local:
-            dim = self._edge.version.encoder.embedding_dim
-            returned = (
-                step.payload
-                if step.codec is Codec.INT8
-                else pack_embedding(unpack_embedding(step.payload, step.codec, dim), Codec.INT8)
-            )
-        return hashlib.sha256(returned).hexdigest()[:16] if returned else None
-
-    def _record_gap(self, gap: Gap) -> None:
-        self.counters.gaps += 1
-        logger.warning("%d samples were not heard: %s", gap.samples, gap.reason)
-        self._note(
-            {
-                "kind": "gap",
-                "stream": self._settings.stream,
-                "start_sample": gap.start_sample,
-                "samples": gap.samples,
-                "reason": gap.reason,
-            }
-        )
-
-    def _stream_record(self) -> dict[str, Any]:
-        version = self._edge.version
-        return {
-            "kind": "stream",
-            "stream": self._settings.stream,
-            "encoder": version.encoder.name,
-            "version": version.id,
-            "sample_rate_hz": self._source.sample_rate_hz,
-            "window_samples": version.front_end.window_samples,
-            "last_split": version.encoder.last_split,
-            "block_names": list(version.encoder.block_names),
-            "decider": self._settings.decider,
-            "measured": {"unix_ms": int(time.time() * 1000)},
-        }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from streamsplit.audio.features import LogMel
 from streamsplit.audio.window import Window
@@ -46,17 +47,27 @@ class Edge:
     Args:
         version: the serving version.
         codecs: how payloads are packed.
+        heard: called with every window whose features were made, [1, F, T].
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, version: Version, codecs: Codecs, clock: Callable[[], float] = time.perf_counter
+        self,
+        version: Version,
+        codecs: Codecs,
+        heard: Callable[[Window, Tensor], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.version = version
         self._codecs = codecs
+        self._heard = heard
         self._clock = clock
         self._log_mel = LogMel(version.front_end)
         self._fingerprint = version.front_end.fingerprint
+
+    def with_version(self, version: Version) -> Edge:
+        """The same device with another version."""
+        return Edge(version, self._codecs, self._heard, self._clock)
 
     def options(self) -> list[Option]:
         """Everything this device could do with a window, with the bytes each is expected to cost."""
@@ -105,6 +116,8 @@ class Edge:
             if split or codec is not Codec.INT8:
                 features = pack(mel[0].numpy(), Codec.INT8, self.version.ranges[0])
             spent["pack"] = self._since(began)
+            if self._heard:
+                self._heard(window, mel[0])
         return Step(
             stream=window.stream,
             sequence=window.sequence,

@@ -24,12 +24,13 @@ from streamsplit.audio.files import Recording, find_recordings, shuffled
 from streamsplit.client.app import device, until_signalled
 from streamsplit.client.daemon import DaemonSettings
 from streamsplit.client.journal import Journal, read
-from streamsplit.client.observer import ReplayObserver
+from streamsplit.client.observer import Observer, ReplayObserver
 from streamsplit.client.recording import RecordingSource
 from streamsplit.client.spool import Spool
 from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import ConfigError, RecordingError, StorageError, StreamSplitError
+from streamsplit.lab.emulation import EmulatedObserver, load_emulation
 from streamsplit.lab.processes import make_folder, server_process
 from streamsplit.lab.summary import Run, summarise, write_summary
 from streamsplit.policy.conditions import MadeConditions
@@ -57,8 +58,10 @@ class ReplaySettings:
         seed: of the made conditions, and of the order with `shuffle`.
         shuffle: play the recordings in a seeded order.
         conditions: "made" from the seed (repeatable), or "live" as measured on this machine.
+        emulation: with "live": a file that says which device this machine stands for; see `lab.emulation`.
         limit: only the first so many recordings.
         patience_s: give up when the server has not answered for so long.
+        server_config: TOML file of the embedded server's settings; where it refines, its state is in OUT/refiner.
     """
 
     source: Path
@@ -69,8 +72,10 @@ class ReplaySettings:
     seed: int = 0
     shuffle: bool = False
     conditions: Literal["made", "live"] = "made"
+    emulation: Path | None = None
     limit: int | None = None
     patience_s: float = 60.0
+    server_config: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +125,10 @@ async def _replay(settings: ReplaySettings, progress: Progress) -> dict[str, Any
         daemon_settings = DaemonSettings(
             state.stream, client.decider, alone=address is None, lossless=True, patience_s=settings.patience_s
         )
-        observer = ReplayObserver(MadeConditions(settings.seed)) if settings.conditions == "made" else None
+        observer = _observer(settings)
         async with device(client, daemon_settings, source, version, observer) as running:
+            if isinstance(observer, EmulatedObserver):
+                observer.bind(running)
             done = running.spool.cursor(state.stream)
             source.resume_at(done.next_sample if done else 0)
             watcher = asyncio.create_task(_report(source, progress), name="progress")
@@ -166,6 +173,13 @@ async def _replay(settings: ReplaySettings, progress: Progress) -> dict[str, Any
     write_summary(settings.out, summary)
     _write_state(settings.out, state, finished=True)
     return summary
+
+
+def _observer(settings: ReplaySettings) -> Observer | None:
+    """What decisions are based on; None: the client observes its machine."""
+    if settings.conditions == "made":
+        return ReplayObserver(MadeConditions(settings.seed))
+    return EmulatedObserver(load_emulation(settings.emulation)) if settings.emulation else None
 
 
 def _begin(settings: ReplaySettings, recordings: Sequence[Recording], version: Version) -> _State:
@@ -224,6 +238,8 @@ def _described(settings: ReplaySettings, recordings: Sequence[Recording], versio
         "server": EMBEDDED if settings.embedded else client.server,
         "device": _device_name(client),
         "profile": str(client.profile) if client.profile else None,
+        "learn": client.learn.model_dump(),
+        "server_config": str(settings.server_config) if settings.server_config else None,
     }
 
 
@@ -234,7 +250,10 @@ def _clear(out: Path) -> None:
 
 
 def _own_files(out: Path) -> list[Path]:
-    patterns = ("spool.db*", "journal.jsonl*", f"{STORE_FILE}*", "summary.json", "server.log", "server.port")
+    files = ("spool.db*", "journal.jsonl*", f"{STORE_FILE}*", "summary.json", "server.log", "server.port")
+    learned = ("memory-*.safetensors", "training.safetensors", "version.json", "version.safetensors")
+    refined = ("refiner/*", "refiner/*/*")
+    patterns = files + learned + refined
     return [path for pattern in patterns for path in sorted(out.glob(pattern)) if path.is_file()]
 
 
@@ -276,6 +295,8 @@ async def _server(settings: ReplaySettings, version: Version) -> AsyncIterator[s
     arguments += ["--max-windows-per-second", "1000000"]
     if settings.client.weights:
         arguments += ["--weights", settings.client.weights]
+    if settings.server_config:
+        arguments += ["--config", str(settings.server_config), "--refiner-dir", str(settings.out / "refiner")]
     async with server_process(arguments, settings.out) as server:
         yield server.address
 

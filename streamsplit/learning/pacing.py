@@ -32,7 +32,7 @@ class Conditions(Protocol):
         """Hottest processor sensor; None: not known."""
 
     @property
-    def throttled(self) -> bool:
+    def throttled(self) -> bool | None:
         """The processor is slowed down for heat or under-voltage."""
 
     @property

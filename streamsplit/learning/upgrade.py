@@ -9,7 +9,9 @@ was published.
 All tensors travel, those of the server's dense tail too (two thirds of `compact`'s), although a device never computes with them. The
 alternative, front and lite tail with a digest of their own, saves two thirds of a message that is sent rarely, and costs the rule that
 an id can be recomputed by whoever holds the version: a device could no longer tell a damaged file from a good one, write a version to
-disk, or take the next difference of a tail it has not. `bits` is the way to save bytes: fewer are carried over to the next difference.
+disk, or take the next difference of a tail it has not. `bits` is the way to save bytes, and what fewer bits take off is carried over to the next difference. `compact`, shipped weights refined
+for 100 steps on ESC-10: 1.75 MB at 8 bits, embeddings equal to 5 digits; 0.82 MB at 4 bits, cosine 0.9999 on average and 0.9998 at
+worst, probes within 0.4 points. Hence 4.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ FORMAT_VERSION = 1
 
 
 def make_upgrade(
-    base: Version, encoder: SplitEncoder, mel: Tensor | None, bits: int = 8, note: str = ""
+    base: Version, encoder: SplitEncoder, mel: Tensor | None, bits: int = 4, note: str = ""
 ) -> tuple[Version, bytes]:
     """The next version and the message that makes it of `base`.
 
@@ -122,4 +124,4 @@ def _hex(values: Any) -> str:
 
 
 def _floats(text: str) -> Any:
-    return np.frombuffer(bytes.fromhex(text), "<f4")
+    return np.frombuffer(bytes.fromhex(text), "<f4").copy()

@@ -1,8 +1,8 @@
 """What follows a batch's compute: one commit for it, and the outcomes to tell.
 
-Whoever has computed a batch may commit it, one at a time (`Committer` holds a lock): the compute thread does so itself while nothing
-else waits for it, which saves a lone window the way to another thread; under load the storage thread does, because a checkpoint's disk
-flush takes tens of milliseconds now and then, and compute must not wait for it.
+The compute thread commits a batch itself while nothing waits, before it or behind it, which saves a lone window the way to another
+thread; under load the storage thread does, because a checkpoint's disk flush takes tens of milliseconds now and then, and compute must
+not wait for it. Either way batches are committed in the order they came.
 """
 
 from __future__ import annotations
@@ -88,16 +88,6 @@ class Committer:
         self._store: EmbeddingStore | None = None
         self._failing = False
         self._lock = threading.Lock()
-
-    def commit_now(self, computed: Computed) -> bool:
-        """Commits the batch unless another one is being committed; says whether it did."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        try:
-            self._commit(computed)
-        finally:
-            self._lock.release()
-        return True
 
     def commit(self, computed: Computed) -> None:
         """Commits the batch, waiting for its turn."""

@@ -64,6 +64,7 @@ class Tail:
         self._groups: dict[Group, deque[Ticket]] = {}
         self._window_s: dict[Group, float] = {}
         self._waiting = 0
+        self._behind = 0  # batches computed and not yet committed by the storage thread
         self._waiting_lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._guarded, args=(self._compute,), name="tail-compute", daemon=True),
@@ -170,8 +171,11 @@ class Tail:
         ended_s = self._clock()
         self._window_s[job.version, job.split, job.codec] = max(1e-6, (ended_s - began_s) / len(batch))
         computed = Computed(batch, embedded, served.last_split, began_s, ended_s)
-        idle = self._arrived.empty() and not self._groups
-        if not (idle and self._committer.commit_now(computed)):
+        if self._behind == 0 and self._arrived.empty() and not self._groups:
+            self._committer.commit(computed)
+        else:
+            with self._waiting_lock:
+                self._behind += 1
             self._computed.put(computed)
 
     # The storage thread.
@@ -179,6 +183,8 @@ class Tail:
     def _store(self) -> None:
         while (computed := self._computed.get()) is not None:
             self._committer.commit(computed)
+            with self._waiting_lock:
+                self._behind -= 1
         self._committer.close()
 
     def _tell(self, outcomes: Sequence[tuple[object, Outcome]]) -> None:

@@ -66,6 +66,9 @@ async def test_the_newest_two_versions_are_served_and_the_third_is_gone(
             welcome = await talk.hear()
             assert isinstance(welcome, messages.Welcome)
             assert {one.version for one in welcome.served} == {second.id, third.id}
+            newest = await talk.hear()
+            assert isinstance(newest, messages.Newest)
+            assert newest.version.version == third.id
             said = message(compact, windows[0], 3, Codec.INT4)
             await talk.say(said)
             assert isinstance(await talk.hear(), messages.VersionGone)
@@ -86,6 +89,7 @@ async def test_what_is_stored_is_kept_to_learn_from(
     own = message(compact, windows[12], 4, Codec.INT8)
     async with running(told, [compact]) as server, talking(server.port, *greeting(compact.id)) as talk:
         await talk.hear()
+        assert isinstance(await talk.hear(), messages.Newest)
         await talk.say(*said, own, said[0])
         for _ in range(14):
             assert isinstance(await talk.hear(), messages.Acknowledgement)
@@ -94,7 +98,7 @@ async def test_what_is_stored_is_kept_to_learn_from(
     assert [one.sequence for one in sorted(kept, key=lambda one: one.sequence)] == list(range(12))
     for one in kept:
         assert (one.device, one.stream, one.split, one.version) == ("pi", "kitchen", split, compact.id)
-        assert one.start_s == pytest.approx(0.96 * one.sequence)
+        assert one.start_s == pytest.approx(1.0 + 0.96 * one.sequence)
         assert one.payload == said[one.sequence].payload
 
 
@@ -106,6 +110,7 @@ async def test_of_sound_the_features_are_kept(
     sound = messages.WindowMessage(0, 3, 3 * 15_360, 0, -1, Codec.PCM16, payload, -30.0)
     async with running(told, [compact]) as server, talking(server.port, *greeting(compact.id)) as talk:
         await talk.hear()
+        assert isinstance(await talk.hear(), messages.Newest)
         await talk.say(sound)
         assert isinstance(await talk.hear(), messages.Acknowledgement)
     with ReplayReader(told.refiner.state_dir / REPLAY) as reader:

@@ -1,0 +1,300 @@
+"""What a device makes of its own stream: the distribution memory, the uncertainty's predictor, training, and the exchange about them.
+
+    embedding (own or returned) -> memory, signals for journal and policy        every T_sync windows: memory up, merged memory down
+    features -> trainer (shadow weights) -> difference up ... the server merges, refines, publishes -> upgrade down -> swap
+
+A new version is built in a thread and handed over between two windows (`take_version`): head and tail of a window are always of one
+version. What belongs to the old weights (memory, predictor's trust, the shadow's base) changes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamsplit.audio.window import Window
+from streamsplit.client.synchroniser import Fetched, Synchroniser, Wish
+from streamsplit.client.trainer import Trainer
+from streamsplit.client.version_store import VersionStore
+from streamsplit.config import LearnerSettings
+from streamsplit.encoders.version import Version
+from streamsplit.errors import ConfigError, PayloadError, StorageError
+from streamsplit.learning import memory_file
+from streamsplit.learning.device_difference import pack_device_difference
+from streamsplit.learning.differences import most_bytes, spec_of
+from streamsplit.learning.memory import DistributionMemory, MemorySettings
+from streamsplit.learning.pacing import BudgetSettings, Conditions, may_train
+from streamsplit.learning.recent import to_codes
+from streamsplit.learning.uncertainty import DisagreementHead
+from streamsplit.learning.upgrade import upgraded
+from streamsplit.wire.messages import EncoderVersion, Thing
+
+logger = logging.getLogger(__name__)
+
+SILENT_DBFS = -80.0
+"""Below this a window is gated: counted, not learned from."""
+MOST_MEMORY_BYTES = 64 << 10
+SAVE_WINDOWS = 500
+KEPT_TRUST = 0.5
+"""Of the uncertainty's predictor, when the weights change a little."""
+
+
+class Learner:
+    """See the module's text. Everything but `heard` belongs to the event loop's thread.
+
+    Args:
+        settings: what to learn and exchange.
+        device: this device's name.
+        version: served now.
+        folder: what must survive a restart.
+        conditions: the device's state now, asked on the event loop.
+        trainer_conditions: the same, asked by the trainer's thread.
+
+    Attributes:
+        synchroniser: for the uplink.
+        signals: of the last window embedded.
+    """
+
+    def __init__(
+        self,
+        settings: LearnerSettings,
+        device: str,
+        version: Version,
+        folder: Path,
+        conditions: Callable[[], Conditions],
+        trainer_conditions: Callable[[], Conditions],
+    ) -> None:
+        self._settings = settings
+        self._device = device
+        self._version = version
+        self._folder = folder
+        self._conditions = conditions
+        self._store = VersionStore(folder)
+        self._budget = BudgetSettings(
+            cpu_percent=settings.cpu_percent,
+            temperature_c=settings.temperature_c,
+            battery_percent=settings.battery_percent,
+        )
+        self.memory = self._known_memory()
+        self.world: DistributionMemory | None = None
+        self._head = DisagreementHead(version.encoder.embedding_dim)
+        self._trainer = (
+            Trainer(version, settings, folder / "training.safetensors", trainer_conditions)
+            if settings.mode == "train"
+            else None
+        )
+        self.synchroniser = Synchroniser(self._may_sync, self._told_newest, self._fetched, self._given)
+        self._newest: EncoderVersion | None = None
+        self._coming: Version | None = None
+        self._ready: Version | None = None
+        self._building: asyncio.Task[None] | None = None
+        self._sent: tuple[str, dict[str, Tensor]] | None = None
+        self._windows = 0
+        self._since_difference = 0
+        self.swaps = 0
+
+    def start(self) -> None:
+        """Begins to train, where it is to."""
+        if self._trainer:
+            self._trainer.start()
+
+    async def close(self) -> None:
+        """Stops training and keeps everything."""
+        if self._building:
+            self._building.cancel()
+        if self._trainer:
+            await asyncio.to_thread(self._trainer.stop)
+        self._save_memory()
+
+    # The stream.
+
+    def heard(self, window: Window, mel: Tensor) -> None:
+        """Takes a window's features [1, F, T]; from whichever thread processes windows."""
+        if self._trainer:
+            seconds = window.start_sample / self._version.front_end.sample_rate_hz
+            codes = to_codes(mel[None], self._version.front_end)[0]
+            self._trainer.hear(codes, seconds, window.level_dbfs < SILENT_DBFS)
+
+    async def turn(self) -> None:
+        """After every window: training in step with the stream, if it is to be."""
+        if self._trainer and self._trainer.in_step:
+            await asyncio.to_thread(self._trainer.turn)
+
+    def embedded(
+        self, embedding: np.ndarray[Any, Any], version: str, truth: float | None
+    ) -> dict[str, float]:
+        """Takes a window's embedding, wherever it was made.
+
+        Args:
+            embedding: [D] unit norm.
+            version: whose.
+            truth: 1 - cos(lite, dense) as the server found it; None where it could not.
+
+        Returns:
+            Signals for the journal: "disagreement" (predicted, before `truth` was learned), "posterior_entropy" (tempered, of the
+            memory's components), "novelty" (nats above what the memory expects), "components" (in use).
+        """
+        if version != self._version.id:
+            return {}
+        z = torch.from_numpy(np.asarray(embedding, np.float32))
+        signals: dict[str, float] = {}
+        predicted = self._head.predict(embedding[None])
+        if predicted is not None:
+            signals["disagreement"] = round(float(predicted[0]), 5)
+        if self.memory.count > 0:
+            signals["posterior_entropy"] = round(float(self.memory.uncertainty(z[None])[0]), 5)
+            signals["novelty"] = round(float(self.memory.novelty(z[None])[0]), 3)
+            signals["components"] = round(float(self.memory.effective_components), 1)
+        if truth is not None:
+            self._head.learn(embedding[None], [truth])
+        self.memory.update(z[None])
+        self._windows += 1
+        self._since_difference += 1
+        self._exchange()
+        return signals
+
+    def _exchange(self) -> None:
+        settings = self._settings
+        if self._windows % SAVE_WINDOWS == 0:
+            self._save_memory()
+        if settings.memory_windows and self._windows % settings.memory_windows == 0:
+            packed = memory_file.pack(self.memory, with_reservoir=False)
+            self.synchroniser.send(Thing.MEMORY, self._version.id, "", packed)
+        due = settings.difference_windows and self._since_difference >= settings.difference_windows
+        if due and self._trainer and self._trainer.updates and self._is_newest():
+            self._since_difference = 0
+            answer = self._trainer.ask(lambda learner: (learner.version, learner.difference()))
+            loop = asyncio.get_running_loop()
+            answer.add_done_callback(lambda done: loop.call_soon_threadsafe(self._send_difference, done))
+
+    def _send_difference(self, answer: Future[Any]) -> None:
+        base, difference = answer.result()
+        if base.id != self._version.id or not difference:
+            return
+        packed = pack_device_difference(
+            difference, base, self._device, max(1, self._settings.difference_windows)
+        )
+        self._sent = (base.id, difference)
+        self.synchroniser.send(Thing.DIFFERENCE, "", base.id, packed)
+
+    def _is_newest(self) -> bool:
+        return self._newest is not None and self._newest.version == self._version.id
+
+    def _may_sync(self) -> bool:
+        return (
+            self._settings.sync == "always"
+            or may_train(self._conditions(), self._budget, was_training=True) is None
+        )
+
+    # What the server says.
+
+    def _told_newest(self, newest: EncoderVersion) -> None:
+        self._newest = newest
+        if newest.encoder == self._version.name and self._settings.take_versions:
+            self._want_more()
+
+    def _want_more(self) -> None:
+        """One step of the way to the newest version."""
+        at = self._coming or self._version
+        if self._newest is None or self._building:
+            return
+        if at.id != self._newest.version:
+            bound = 2 * most_bytes(spec_of(at.state)) + (1 << 20)
+            self.synchroniser.fetch(Wish(Thing.UPGRADE, base=at.id), bound)
+        elif self._coming is not None:
+            self.synchroniser.fetch(Wish(Thing.MEMORY, version=at.id), MOST_MEMORY_BYTES)
+
+    def _fetched(self, fetched: Fetched) -> None:
+        wish = fetched.wish
+        if wish.thing is Thing.MEMORY:
+            self._take_memory(wish.version, fetched.content)
+        elif fetched.content:
+            self._building = asyncio.create_task(self._build(fetched), name="build-version")
+        elif wish.thing is Thing.UPGRADE and self._newest:
+            bound = 4 * sum(tensor.nbytes for tensor in self._version.state.values()) + (1 << 20)
+            self.synchroniser.fetch(Wish(Thing.WHOLE, version=self._newest.version), bound)
+        else:
+            logger.warning("the server has no %s any more", wish.version)
+
+    async def _build(self, fetched: Fetched) -> None:
+        base = self._coming or self._version
+        try:
+            if fetched.wish.thing is Thing.UPGRADE:
+                self._coming = await asyncio.to_thread(upgraded, base, fetched.content)
+            else:
+                self._coming = await asyncio.to_thread(
+                    self._store.read, fetched.content, fetched.wish.version
+                )
+        except (PayloadError, StorageError, ConfigError) as error:
+            logger.error("a new version was not taken: %s", error)
+            self._newest = None
+        self._building = None
+        self._want_more()
+
+    def _take_memory(self, version: str, content: bytes) -> None:
+        memory = None
+        try:
+            memory = memory_file.unpack(content) if content else None
+        except PayloadError as error:
+            logger.error("a memory was not taken: %s", error)
+        self.world = memory
+        if self._coming is not None and self._coming.id == version:
+            self._ready = self._coming
+
+    def _given(self, thing: Thing, problem: str) -> None:
+        if thing is Thing.DIFFERENCE and problem:
+            self._sent = None
+        if thing is Thing.MEMORY and not problem and self._coming is None:
+            self.synchroniser.fetch(Wish(Thing.MEMORY, version=self._version.id), MOST_MEMORY_BYTES)
+
+    # The swap.
+
+    def take_version(self) -> Version | None:
+        """The next version once it is whole; the caller serves it from the next window on."""
+        version, self._ready = self._ready, None
+        if version is None:
+            return None
+        self._coming = None
+        sent = self._sent[1] if self._sent and self._sent[0] == self._version.id else None
+        self._sent, self._version = None, version
+        if self._trainer:
+            self._trainer.ask(lambda learner: learner.rebase(version, sent))
+        self._head.discount(KEPT_TRUST)
+        self.memory = self.world or DistributionMemory(MemorySettings(dim=version.encoder.embedding_dim))
+        self.swaps += 1
+        try:
+            self._store.keep(version)
+        except StorageError as error:
+            logger.warning("after a restart the device begins with an older version: %s", error)
+        return version
+
+    # The memory on disk.
+
+    def _known_memory(self) -> DistributionMemory:
+        path = self._memory_path()
+        if path.exists():
+            try:
+                return memory_file.load(path)
+            except StorageError as error:
+                logger.warning("the memory begins anew: %s", error)
+        return DistributionMemory(MemorySettings(dim=self._version.encoder.embedding_dim))
+
+    def _memory_path(self) -> Path:
+        return self._folder / f"memory-{self._version.id}.safetensors"
+
+    def _save_memory(self) -> None:
+        try:
+            memory_file.save(self.memory, self._memory_path())
+            for other in self._folder.glob("memory-*.safetensors"):
+                if other != self._memory_path():
+                    other.unlink(missing_ok=True)
+        except (StorageError, OSError) as error:
+            logger.warning("the memory is not saved: %s", error)

@@ -1,0 +1,168 @@
+"""The one owner of the device's edge learner: a thread of its own that yields to everything, or turns in step with the stream.
+
+hear(codes) -> learner's inbox          ask(errand) -> [between two pieces of work] -> its result
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from streamsplit.config import LearnerSettings
+from streamsplit.encoders.version import Version
+from streamsplit.errors import ConfigError, StorageError, StreamSplitError
+from streamsplit.learning.edge import EdgeLearner
+from streamsplit.learning.edge_settings import EdgeSettings
+from streamsplit.learning.objectives import ObjectiveSettings
+from streamsplit.learning.pacing import BudgetSettings, Conditions, learn
+
+logger = logging.getLogger(__name__)
+
+SAVE_S = 60.0
+
+Errand = Callable[[EdgeLearner], Any]
+
+
+class Trainer:
+    """Runs an `EdgeLearner`; see the module's text.
+
+    Args:
+        version: served now.
+        settings: what and how much.
+        path: where progress is kept, over restarts.
+        conditions: the device's state now.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        version: Version,
+        settings: LearnerSettings,
+        path: Path,
+        conditions: Callable[[], Conditions],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        edge = EdgeSettings(
+            objective=ObjectiveSettings(settings.objective), batch=settings.batch, seed=settings.seed
+        )
+        self._settings = settings
+        self._budget = BudgetSettings(
+            core_share=settings.core_share,
+            cpu_percent=settings.cpu_percent,
+            temperature_c=settings.temperature_c,
+            battery_percent=settings.battery_percent,
+        )
+        self._path = path
+        self._conditions = conditions
+        self._clock = clock
+        self._learner = EdgeLearner(version, edge)
+        self._errands: queue.SimpleQueue[tuple[Errand, Future[Any]]] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._saved_s = clock()
+        self._owed = 0.0
+        self.paused_for: str | None = None
+        self._go_on()
+
+    @property
+    def in_step(self) -> bool:
+        """Whether it waits for `turn` instead of running by itself."""
+        return self._settings.pieces_per_window is not None
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps so far, those of earlier runs included."""
+        return self._learner.counters.updates
+
+    def start(self) -> None:
+        """Begins to train in the background, unless it is to go in step with the stream."""
+        if not self.in_step:
+            self._thread = threading.Thread(target=self._life, name="edge-learner", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after the piece of work at hand, and saves."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+        self._run_errands()
+        self._save()
+
+    def hear(self, codes: Any, start_s: float, silent: bool) -> None:
+        """Takes a window; see `EdgeLearner.hear`."""
+        self._learner.hear(codes, start_s, silent)
+
+    def ask(self, errand: Errand) -> Future[Any]:
+        """Has something done by the learner's owner, between two pieces of work."""
+        answer: Future[Any] = Future()
+        self._errands.put((errand, answer))
+        return answer
+
+    def turn(self) -> None:
+        """In step with the stream: the work that one more window is worth. From one thread at a time."""
+        self._owed += self._settings.pieces_per_window or 0.0
+        while self._owed >= 1.0:
+            self._owed -= 1.0
+            self._learner.step()
+        self._between(None)
+
+    def _life(self) -> None:
+        torch.set_num_threads(1)
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        except (OSError, AttributeError):
+            logger.debug("the learner's thread keeps its priority")
+        learn(
+            self._learner,
+            self._budget,
+            self._conditions,
+            os.cpu_count() or 1,
+            self._stop,
+            self._clock,
+            self._between,
+        )
+
+    def _between(self, reason: str | None) -> None:
+        if reason != self.paused_for:
+            logger.info("training %s", f"pauses: {reason}" if reason else "goes on")
+            self.paused_for = reason
+        self._run_errands()
+        if self._clock() - self._saved_s > SAVE_S:
+            self._save()
+
+    def _run_errands(self) -> None:
+        while True:
+            try:
+                errand, answer = self._errands.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                answer.set_result(errand(self._learner))
+            except (StreamSplitError, ValueError, RuntimeError) as error:
+                answer.set_exception(error)
+
+    def _go_on(self) -> None:
+        if not self._path.exists():
+            return
+        try:
+            self._learner.restore(self._path)
+            logger.info("training goes on after %d steps", self.updates)
+        except (ConfigError, StorageError) as error:
+            logger.warning("training begins anew: %s", error)
+
+    def _save(self) -> None:
+        self._saved_s = self._clock()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._learner.save(self._path)
+        except (OSError, StorageError) as error:
+            logger.warning("training is not saved: %s", error)

@@ -1,0 +1,96 @@
+"""The version a device has taken from its server, kept over restarts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from streamsplit.encoders.checkpoint import load, save
+from streamsplit.encoders.version import Version
+from streamsplit.errors import ConfigError, PayloadError, StorageError
+
+logger = logging.getLogger(__name__)
+
+
+class VersionStore:
+    """One version in a device's state folder, and which version the device's own settings named when it came.
+
+    Args:
+        folder: the device's state folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._version = folder / "version.safetensors"
+        self._origin = folder / "version.json"
+
+    def instead_of(self, own: Version) -> Version:
+        """What the device goes on with: the version kept here if it descends from its own, its own otherwise."""
+        try:
+            said = json.loads(self._origin.read_text())
+        except (OSError, ValueError):
+            return own
+        if not isinstance(said, dict) or said.get("origin") != own.id:
+            return own
+        try:
+            kept = load(self._version)
+        except (ConfigError, StorageError) as error:
+            logger.warning("the version taken from the server is lost: %s", error)
+            return own
+        if kept.name != own.name or kept.id != said.get("id"):
+            return own
+        return kept
+
+    def begin(self, own: Version) -> Version:
+        """As `instead_of`; remembers whose descendants are kept from here on."""
+        version = self.instead_of(own)
+        if version is own:
+            self._remember(own.id, own.id)
+        return version
+
+    def keep(self, version: Version) -> None:
+        """Keeps a version that has come.
+
+        Raises:
+            StorageError: the disk has no room for it; the one before stays.
+        """
+        save(version, self._version)
+        try:
+            origin = str(json.loads(self._origin.read_text())["origin"])
+        except (OSError, ValueError, KeyError, TypeError):
+            origin = version.id
+        self._remember(origin, version.id)
+
+    def read(self, content: bytes, id: str) -> Version:
+        """A version's file as it came over the wire.
+
+        Raises:
+            PayloadError: damaged, or another version than announced.
+            StorageError: no room to look at it.
+        """
+        path = self._folder / f".coming.{os.getpid()}.safetensors"
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
+        try:
+            version = load(path)
+        except (ConfigError, StorageError) as error:
+            raise PayloadError(f"version {id}: {error}") from None
+        finally:
+            path.unlink(missing_ok=True)
+        if version.id != id:
+            raise PayloadError(f"version: expected {id}, got {version.id}")
+        return version
+
+    def _remember(self, origin: str, id: str) -> None:
+        temporary = self._origin.with_name(f".{self._origin.name}.{os.getpid()}")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps({"origin": origin, "id": id}))
+            temporary.replace(self._origin)
+        except OSError as error:
+            raise StorageError(f"{self._origin}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,171 @@
+"""A device that learns, against a real server that refines: versions, differences and memories cross a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamsplit.audio.window import Samples
+from streamsplit.client.app import device
+from streamsplit.client.daemon import DaemonSettings
+from streamsplit.client.journal import read
+from streamsplit.client.version_store import VersionStore
+from streamsplit.config import ClientSettings, LearnerSettings, RefinerSettings, ServerSettings
+from streamsplit.encoders.checkpoint import save
+from streamsplit.encoders.version import Version
+from streamsplit.errors import PayloadError
+from streamsplit.learning.memory_file import unpack
+from streamsplit.learning.upgrade import make_upgrade
+from streamsplit.server.app import running
+from streamsplit.server.publications import Publications
+from streamsplit.server.refiner import INBOX, PUBLISHED
+from streamsplit.server.store import EmbeddingStore
+from tests.client.test_daemon import Played, blocks
+
+
+def serving(folder: Path) -> ServerSettings:
+    refiner = RefinerSettings(state_dir=folder / "refiner", least_windows=100_000)
+    return ServerSettings(
+        listen="127.0.0.1:0",
+        weights=("untrained",),
+        store=folder / "embeddings.db",
+        drain_s=2.0,
+        refine=True,
+        refiner=refiner,
+    )
+
+
+def learning(folder: Path, port: int, split: int, **learn: object) -> ClientSettings:
+    return ClientSettings(
+        device="pi",
+        server=f"127.0.0.1:{port}",
+        state_dir=folder / "device",
+        decider=f"fixed:{split}",
+        learn=LearnerSettings(sync="always", **learn),  # type: ignore[arg-type]
+    )
+
+
+def moved(base: Version, by: float) -> tuple[Version, bytes]:
+    encoder = base.trainable()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(by * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return make_upgrade(base, encoder, None)
+
+
+async def stream(
+    settings: ClientSettings, version: Version, sound: Samples, windows: int, pause_s: float, name: str = "s"
+) -> None:
+    daemon = DaemonSettings(name, settings.decider, lossless=True, patience_s=20.0)
+    source = Played(blocks(sound, windows), pause_s)
+    async with device(settings, daemon, source, version) as made:
+        await made.run()
+
+
+@pytest.mark.parametrize("split", [3, 4])
+async def test_a_device_takes_what_is_published_between_two_windows(
+    tmp_path: Path, compact: Version, sound: Samples, split: int
+) -> None:
+    told = serving(tmp_path)
+    async with running(told, [compact]) as server:
+        publications = Publications(told.refiner.state_dir / PUBLISHED)
+        second, message = moved(compact, 1e-3)
+        third, another = moved(second, 2e-3)
+        settings = learning(tmp_path, server.port, split)
+
+        async def publish() -> None:
+            await asyncio.sleep(0.5)
+            publications.publish(second, compact.id, message, None, 0)
+            publications.publish(third, second.id, another, None, 0)
+
+        await asyncio.gather(publish(), stream(settings, compact, sound, 60, 0.1))
+    rows = sorted(
+        EmbeddingStore(tmp_path / "embeddings.db", read_only=True).iterate(), key=lambda r: r.sequence
+    )
+    assert [row.sequence for row in rows] == list(range(60))
+    versions = [row.version for row in rows]
+    assert versions[0] == compact.id
+    assert versions[-1] == third.id
+    swap = versions.index(third.id)
+    assert set(versions[swap:]) == {third.id}, "there is no way back"
+    told_of = [r for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "version"]
+    assert [r["version"] for r in told_of] == [third.id]
+    served_from = told_of[0]["sequence"]
+    assert {row.split for row in rows[swap:served_from]} <= {0, 4}, (
+        "two versions back: embedded again from features"
+    )
+    assert {row.split for row in rows[served_from:]} == {split}
+    assert (
+        len(message) + len(another)
+        < told_of[0]["measured"]["sync_down_bytes"]
+        < 1.1 * (len(message) + len(another) + 5_000)
+    )
+    assert VersionStore(tmp_path / "device").instead_of(compact).id == third.id, "a restart goes on with it"
+
+
+async def test_memory_goes_up_and_comes_back_merged(tmp_path: Path, compact: Version, sound: Samples) -> None:
+    told = serving(tmp_path)
+    async with running(told, [compact]) as server:
+        settings = learning(tmp_path, server.port, 4, memory_windows=20)
+        await stream(settings, compact, sound, 50, 0.03)
+        publications = Publications(told.refiner.state_dir / PUBLISHED)
+        packed = publications.memory(compact.id)
+    assert packed is not None
+    assert 20 <= int(unpack(packed).count) <= 50
+    signals = [r["signals"] for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "window"]
+    assert all({"posterior_entropy", "novelty", "components"} <= set(one) for one in signals[1:])
+
+
+async def test_what_was_learned_reaches_the_refiners_inbox(
+    tmp_path: Path, compact: Version, sound: Samples
+) -> None:
+    told = serving(tmp_path)
+    async with running(told, [compact]) as server:
+        settings = learning(
+            tmp_path, server.port, 3, mode="train", pieces_per_window=1.0, difference_windows=90
+        )
+        await stream(settings, compact, sound, 120, 0.0)
+        inbox = told.refiner.state_dir / INBOX
+        for _ in range(50):
+            if list(inbox.glob("*.difference")):
+                break
+            await asyncio.sleep(0.1)
+    assert len(list(inbox.glob("*.difference"))) == 1
+    assert (tmp_path / "device" / "training.safetensors").is_file()
+
+
+async def test_a_predictor_of_the_uncertainty_is_learned_from_the_answers(
+    tmp_path: Path, compact: Version, sound: Samples
+) -> None:
+    told = serving(tmp_path)
+    async with running(told, [compact]) as server:
+        await stream(learning(tmp_path, server.port, 2), compact, sound, 60, 0.0)
+    signals = [r["signals"] for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "window"]
+    assert sum("disagreement" in one for one in signals) >= 20
+
+
+def test_only_descendants_of_the_devices_own_version_are_kept(tmp_path: Path, compact: Version) -> None:
+    store = VersionStore(tmp_path)
+    assert store.begin(compact) is compact
+    second, _ = moved(compact, 1e-3)
+    store.keep(second)
+    assert VersionStore(tmp_path).begin(compact).id == second.id
+    assert VersionStore(tmp_path).instead_of(second).id == second.id
+    stranger, _ = moved(compact, 5e-3)
+    assert VersionStore(tmp_path).begin(stranger) is stranger
+
+
+def test_a_file_that_is_another_version_than_announced_is_not_taken(tmp_path: Path, compact: Version) -> None:
+    save(compact, tmp_path / "v.safetensors")
+    content = (tmp_path / "v.safetensors").read_bytes()
+    store = VersionStore(tmp_path / "device")
+    (tmp_path / "device").mkdir()
+    assert store.read(content, compact.id).id == compact.id
+    with pytest.raises(PayloadError, match="expected other"):
+        store.read(content, "other")
+    with pytest.raises(PayloadError):
+        store.read(content[:1000], compact.id)
+    assert not list((tmp_path / "device").iterdir())
