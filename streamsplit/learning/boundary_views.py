@@ -2,6 +2,10 @@
 
 An activation keeps time along its last axis, so it can be moved in time and covered for a while. Channels mix frequencies and their
 nonlinear functions: gain, equaliser and power mixing cannot be done any more.
+
+Against neighbours alone, both tails of the shipped `compact` refined from its own 4-bit b2 activations (ESC-10's 320 clips, 150 steps of
+64 pairs, seed 0): 5-NN of clips by the lite embedding 78.4 instead of 77.5 %, by the dense one 79.1 instead of 75.9; linear probe 80.3
+instead of 77.5 and 79.4 instead of 77.8. One seed: gaps under 3 points are noise, but all four point the same way.
 """
 
 from __future__ import annotations

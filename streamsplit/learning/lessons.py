@@ -79,11 +79,14 @@ def draw_lesson(
             if other.kind == anchor.kind and not held_out(other)
         ] or [anchor]
         pairs.append((anchor, near[int(torch.randint(len(near), (1,), generator=chance))]))
-    return Lesson(pairs, _recent(buffer, settings.hybrid_windows, chance, usable))
+    return Lesson(pairs, recent_run(buffer, settings.hybrid_windows, chance, usable))
 
 
-def _recent(
-    buffer: TemporalBuffer, count: int, chance: torch.Generator, usable: Usable
+def recent_run(
+    buffer: TemporalBuffer,
+    count: int,
+    chance: torch.Generator,
+    usable: Usable = lambda window: True,
 ) -> list[BufferedWindow]:
     """`count` windows in true time: one run of consecutive ones from each of up to four devices, by chance."""
     devices = buffer.devices
@@ -98,6 +101,8 @@ def _recent(
             for window in buffer.latest(devices[place], buffer.settings.windows_per_device)
             if usable(window) and not held_out(window)
         ]
+        # Stream after stream: a device may have several at once, and only windows of one are tied.
+        windows.sort(key=lambda window: (window.stream, window.start_s))
         begin = int(torch.randint(max(1, len(windows) - share + 1), (1,), generator=chance))
         recent += windows[begin : begin + share]
     return recent[:count]

@@ -123,7 +123,7 @@ class ReplayFeed:
             device=job.device,
             stream=job.stream,
             sequence=job.sequence,
-            start_s=job.start_sample / job.sample_rate_hz,
+            start_s=job.started_unix_ms / 1e3 + job.start_sample / job.sample_rate_hz,
             version=job.version,
             split=split,
             codec=codec,

@@ -19,8 +19,9 @@ from streamsplit.encoders.checkpoint import save
 from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError
 from streamsplit.learning.boundary_views import BoundaryViewSettings, boundary_view
-from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer
-from streamsplit.learning.lessons import draw_judged, draw_lesson, held_out, stretch
+from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer, places_in_time
+from streamsplit.learning.hybrid import temporal_ties
+from streamsplit.learning.lessons import draw_judged, draw_lesson, held_out, recent_run, stretch
 from streamsplit.learning.progress import load_progress, save_progress
 from streamsplit.learning.refine import Lesson, Refiner, RefineSettings
 from streamsplit.learning.replay import FeatureReplay, ReplayReader
@@ -318,3 +319,20 @@ def test_a_replay_of_nothing_gives_an_empty_lesson(tmp_path: Path) -> None:
     with ReplayReader(tmp_path / "ring.db") as reader:
         assert draw_lesson(reader, TemporalBuffer(), SMALL, 0).pairs == []
         assert draw_judged(reader, 10, 0).windows == []
+
+
+def test_windows_for_the_hybrid_terms_are_neighbours_even_where_a_device_has_many_streams(
+    features: list[BufferedWindow],
+) -> None:
+    buffer = TemporalBuffer()
+    for turn in range(6):
+        for number, window in enumerate(features[:40]):
+            at_once = replace(window, device="pi0", stream=f"s{turn}", sequence=number, start_s=0.96 * number)
+            buffer.insert(at_once)
+    with_ties = 0
+    for seed in range(5):
+        chance = torch.Generator().manual_seed(seed)
+        recent = recent_run(buffer, 24, chance)
+        ties, _ = temporal_ties(*places_in_time(recent))
+        with_ties += len(set(ties.flatten().tolist()))
+    assert with_ties > 0.9 * 5 * 24
