@@ -150,8 +150,9 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
         share itself. `auroc` is None where the probe is always right or always wrong, `recovered` where there is nothing to gain.
 
     Signals: "disagreement" is the true 1 - cosine, which only the server knows; "predicted disagreement" is what a
-    `DisagreementHead` taught on the other folds says; "entropy" is that of the probe on the lite embedding; "quiet" is minus the
-    mean log-mel.
+    `DisagreementHead` taught on the other folds says; "entropy" and "margin" are of the probe on the lite embedding; "predicted
+    change" is how likely a regression taught on the other folds holds it that dense's probe says another class than lite's; "quiet" is
+    minus the mean log-mel.
     """
     lite, dense = representations["lite"], representations["dense"]
     here, there = probe_windows(lite, clips), probe_windows(dense, clips)
@@ -162,6 +163,8 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
         "disagreement": disagreement,
         "predicted disagreement": _predicted(lite, disagreement, folds),
         "entropy": here.entropy,
+        "margin": -here.margin,
+        "predicted change": _change(lite, here, there, folds),
         "quiet": -loudness,
     }
     gain = there.right.double() - here.right.double()
@@ -216,6 +219,20 @@ def _predicted(lite: Tensor, disagreement: Tensor, folds: Tensor) -> Tensor:
         said = head.predict(lite[inside].double().numpy())
         predicted[inside] = torch.zeros(int(inside.sum())) if said is None else torch.from_numpy(said).float()
     return predicted
+
+
+def _change(lite: Tensor, here: Probed, there: Probed, folds: Tensor) -> Tensor:
+    """Probability, [N], that the two probes say different classes: what offloading can change at all.
+
+    The regression's targets need no labels, but the probes whose verdicts they are have seen the judged fold's.
+    """
+    differ = here.verdict != there.verdict
+    known = [differ[folds != fold] for fold in torch.unique(folds)]
+    if not all(0 < int(one.sum()) < len(one) for one in known):
+        return torch.zeros(len(lite))
+    features = torch.cat([lite, here.entropy[:, None], here.margin[:, None]], dim=1)
+    of_truth = torch.exp(-linear_probe(features, differ.long(), folds, MOST_LEARNED).loss)
+    return torch.where(differ, of_truth, 1.0 - of_truth)
 
 
 def _auroc(signal: Tensor, wrong: Tensor) -> float | None:

@@ -29,12 +29,16 @@ class Probed:
 
     Attributes:
         right: [N] bool.
+        verdict: [N] the class it said.
         entropy: [N] of its class probabilities, in nats.
+        margin: [N] 0..1, by how much the likeliest class is likelier than the next.
         loss: [N] minus the log of the true class's probability, in nats.
     """
 
     right: Tensor
+    verdict: Tensor
     entropy: Tensor
+    margin: Tensor
     loss: Tensor
 
 
@@ -53,7 +57,8 @@ def linear_probe(features: Tensor, labels: Tensor, folds: Tensor, most_learned: 
         most_learned: each regression learns from at most so many items, evenly spaced; None: from all.
     """
     features, labels, folds = features.cpu(), labels.cpu(), folds.cpu()
-    right, entropy, loss = torch.zeros(len(labels), dtype=torch.bool), *torch.zeros(2, len(labels))
+    verdict = torch.zeros(len(labels), dtype=torch.long)
+    entropy, margin, loss = torch.zeros(3, len(labels))
     for fold in torch.unique(folds):
         inside = folds == fold
         learned = torch.nonzero(~inside).flatten()
@@ -64,12 +69,14 @@ def linear_probe(features: Tensor, labels: Tensor, folds: Tensor, most_learned: 
         model = _regression(standard[learned.numpy()], labels[learned].numpy())
         sure = torch.from_numpy(model.predict_log_proba(standard[inside.numpy()])).float()
         classes = torch.from_numpy(model.classes_)
-        right[inside] = classes[sure.argmax(1)] == labels[inside]
+        verdict[inside] = classes[sure.argmax(1)]
+        first = sure.exp().topk(2, dim=1).values
+        margin[inside] = first[:, 0] - first[:, 1]
         entropy[inside] = -(sure.exp() * sure.clamp(min=-100.0)).sum(1)
         # A class that no other fold has: as good as impossible to the probe.
         known = classes[None] == labels[inside][:, None]
         loss[inside] = -torch.where(known, sure, -100.0).amax(1)
-    return Probed(right, entropy, loss)
+    return Probed(verdict == labels, verdict, entropy, margin, loss)
 
 
 def nearest_neighbour_accuracy(

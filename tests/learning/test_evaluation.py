@@ -102,6 +102,8 @@ def test_uncertainty_that_knows_the_errors_recovers_them_first(made: Clips) -> N
     )
     assert judged["signals"]["disagreement"]["auroc"] > 0.95
     assert judged["signals"]["disagreement"]["recovered"] > 0.9
+    assert judged["signals"]["predicted change"]["auroc"] > 0.9
+    assert judged["signals"]["predicted change"]["recovered"] > 0.7
     assert judged["signals"]["random"] == {"auroc": 0.5, "recovered": 0.2}
     nothing = judge_uncertainty({"lite": dense, "dense": dense}, made)["signals"]["disagreement"]
     assert nothing["recovered"] is None

@@ -68,6 +68,9 @@ def test_the_linear_probe_is_scikit_learns_pipeline() -> None:
     assert torch.equal(probed.right, torch.from_numpy(sure.argmax(1)) == label)
     assert probed.loss.numpy() == pytest.approx(-np.log(sure[np.arange(120), label.numpy()]), abs=1e-3)
     assert probed.entropy.numpy() == pytest.approx(-(sure * np.log(sure)).sum(1), abs=1e-3)
+    first, second = np.sort(sure, axis=1)[:, :-3:-1].T
+    assert probed.margin.numpy() == pytest.approx(first - second, abs=1e-3)
+    assert torch.equal(probed.verdict, torch.from_numpy(sure.argmax(1)))
     assert 0.3 < float(probed.right.float().mean()) < 1.0
 
 
