@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from benchmarks import client, latency, learning, memory, server, uplink
+from benchmarks import client, latency, learning, memory, policy, server, uplink
 from streamsplit import __version__
 from streamsplit.errors import StreamSplitError
 from streamsplit.lab.processes import make_folder
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "server": server.run,
     "memory": memory.run,
     "learning": learning.run,
+    "policy": policy.run,
 }
 
 console = Console(stderr=True)
@@ -58,7 +59,15 @@ def main(
         Path | None, typer.Option(help="learning: manifest of labelled recordings; left out: made sound")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="learning: how many, from --seed on")] = 3,
-    systems: Annotated[list[str] | None, typer.Option("--system", help="learning: only these")] = None,
+    traces: Annotated[
+        Path | None, typer.Option(help="policy: folder of link traces, Mahimahi *.up and Norway 3G")
+    ] = None,
+    policy_file: Annotated[
+        Path | None, typer.Option("--policy", help="policy: another than the shipped one")
+    ] = None,
+    systems: Annotated[
+        list[str] | None, typer.Option("--system", help="learning, policy: only these systems or scenarios")
+    ] = None,
 ) -> None:
     """Run benchmarks and write their figures."""
     wanted = list(BENCHMARKS) if names == ["all"] else names
@@ -72,7 +81,11 @@ def main(
         state, began_s = machine(), time.monotonic()
         try:
             make_folder(folder)
-            more = {"data": data, "seeds": seeds, "only": systems or ()} if name == "learning" else {}
+            more: dict[str, Any] = {}
+            if name == "learning":
+                more = {"data": data, "seeds": seeds, "only": systems or ()}
+            elif name == "policy":
+                more = {"traces": traces, "policy": policy_file, "only": systems or ()}
             figures = BENCHMARKS[name](folder, seed, quick, **more)
         except StreamSplitError as error:
             console.print(Text(f"{name}: {error}", style="red"))

@@ -82,6 +82,9 @@ EXPECTED: Final = PER_OPTION.index("expected")
 ASSUMED_UNCERTAINTY: Final = 0.1
 """Where none is known: the mean of made sounds, and of recordings with shipped weights."""
 
+UNTIMED_UPLINK_BPS: Final = 1e7
+"""Where answers came but no rate is known; before the first answer `cost.ASSUMED_UPLINK_BPS`."""
+
 MOST_KEPT: Final = 64
 """Options whose figures a `Describer` keeps."""
 
@@ -96,7 +99,7 @@ class Arithmetic:
     most: Callable[[Any, Any], Any]
     log: Callable[[Any], Any]
     known: Callable[[Any], Any]
-    filled: Callable[[Any, float], Any]
+    filled: Callable[[Any, Any], Any]
     place: Callable[[Any], Any]
     read: Callable[[Any, Any], Any]
 
@@ -142,7 +145,9 @@ def describe(
         do: `PLAIN` or `ARRAYS`.
     """
     hop_s, limit_ms, budget_mj = device["hop_s"], device["latency_limit_ms"], device["energy_budget_mj"]
-    rate = do.most(do.filled(seen.uplink_bps, ASSUMED_UPLINK_BPS), 1e3)
+    # No rate although there were answers: nothing ever took long enough to be timed, so the link is fast.
+    unknown = ASSUMED_UPLINK_BPS + do.known(seen.rtt_ms) * (UNTIMED_UPLINK_BPS - ASSUMED_UPLINK_BPS)
+    rate = do.most(do.filled(seen.uplink_bps, unknown), 1e3)
     rtt_ms = do.filled(seen.rtt_ms, ASSUMED_RTT_MS)
     waiting_s = 8.0 * seen.backlog_bytes / rate
     uncertainty = do.filled(seen.uncertainty, ASSUMED_UNCERTAINTY)

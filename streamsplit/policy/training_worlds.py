@@ -62,7 +62,7 @@ class PolicySettings:
     """
 
     algorithm: Algorithm = "maskable-ppo"
-    steps: int = 2_000_000
+    steps: int = 1_200_000
     seed: int = 0
     devices: int = 256
     episode_windows: int = 600
@@ -72,8 +72,8 @@ class PolicySettings:
     gamma: float = 0.92
     hidden: int = 48
     middle: int = 24
-    save_every: int = 250_000
-    validate_every: int = 250_000
+    save_every: int = 200_000
+    validate_every: int = 100_000
     fleet: Fleet = "any"
     goals: Goals = field(default_factory=Goals)
 
