@@ -266,10 +266,11 @@ class Daemon:
         if self._learner is None:
             return
         z = unpack_embedding(embedding, codec, self._edge.version.encoder.embedding_dim)
-        signals = self._learner.embedded(z, step.version, truth)
-        self._records.signals[step.key] = signals
-        if truth is None and "disagreement" in signals:
-            self.uncertainty = signals["disagreement"]
+        signals = self._learner.embedded(step.sequence, z, step.version, truth)
+        if signals:
+            self._records.signals(signals)
+            if truth is None and signals.disagreement:
+                self.uncertainty = signals.disagreement[-1]
 
     def _take_version(self, sequence: int, uplink: Uplink) -> None:
         """Serves the next version from this window on, once it has come."""

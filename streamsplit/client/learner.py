@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,33 @@ from streamsplit.wire.messages import EncoderVersion, Thing
 
 logger = logging.getLogger(__name__)
 
+TOGETHER = 10
+"""Windows whose signals are made at once, as many as share a decision: one by one they cost the device as much as all else together."""
 SILENT_DBFS = -80.0
 """Below this a window is gated: counted, not learned from."""
 MOST_MEMORY_BYTES = 64 << 10
 SAVE_WINDOWS = 500
 KEPT_TRUST = 0.5
 """Of the uncertainty's predictor, when the weights change a little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What a device knows of some of its windows, from before it learned from them. None: not yet.
+
+    Attributes:
+        sequences: the windows, in the order their embeddings came.
+        disagreement: predicted 1 - cos(lite, dense) of each, 0..2.
+        posterior_entropy: of the memory's components given each, tempered, 0..1.
+        novelty: negative log-likelihood of each under the memory, nats.
+        components: of the memory, in use.
+    """
+
+    sequences: list[int]
+    disagreement: list[float] | None
+    posterior_entropy: list[float] | None
+    novelty: list[float] | None
+    components: float | None
 
 
 class Learner:
@@ -60,7 +82,9 @@ class Learner:
 
     Attributes:
         synchroniser: for the uplink.
-        signals: of the last window embedded.
+        memory: of this device's stream.
+        world: of all devices' streams, as the server last told.
+        swaps: versions taken.
     """
 
     def __init__(
@@ -97,6 +121,7 @@ class Learner:
         self._ready: Version | None = None
         self._building: asyncio.Task[None] | None = None
         self._sent: tuple[str, dict[str, Tensor]] | None = None
+        self._heard: list[tuple[int, np.ndarray[Any, Any], float | None]] = []
         self._windows = 0
         self._since_difference = 0
         self.swaps = 0
@@ -108,6 +133,7 @@ class Learner:
 
     async def close(self) -> None:
         """Stops training and keeps everything."""
+        self.digest()
         if self._building:
             self._building.cancel()
         if self._trainer:
@@ -129,43 +155,54 @@ class Learner:
             await asyncio.to_thread(self._trainer.turn)
 
     def embedded(
-        self, embedding: np.ndarray[Any, Any], version: str, truth: float | None
-    ) -> dict[str, float]:
+        self, sequence: int, embedding: np.ndarray[Any, Any], version: str, truth: float | None
+    ) -> Signals | None:
         """Takes a window's embedding, wherever it was made.
 
         Args:
+            sequence: the window's.
             embedding: [D] unit norm.
             version: whose.
             truth: 1 - cos(lite, dense) as the server found it; None where it could not.
 
         Returns:
-            Signals for the journal: "disagreement" (predicted, before `truth` was learned), "posterior_entropy" (tempered, of the
-            memory's components), "novelty" (nats above what the memory expects), "components" (in use).
+            What is known of the last `TOGETHER` windows, once there are so many.
         """
         if version != self._version.id:
-            return {}
-        z = torch.from_numpy(np.asarray(embedding, np.float32))
-        signals: dict[str, float] = {}
-        predicted = self._head.predict(embedding[None])
-        if predicted is not None:
-            signals["disagreement"] = round(float(predicted[0]), 5)
-        if self.memory.count > 0:
-            signals["posterior_entropy"] = round(float(self.memory.uncertainty(z[None])[0]), 5)
-            signals["novelty"] = round(float(self.memory.novelty(z[None])[0]), 3)
-            signals["components"] = round(float(self.memory.effective_components), 1)
-        if truth is not None:
-            self._head.learn(embedding[None], [truth])
-        self.memory.update(z[None])
-        self._windows += 1
-        self._since_difference += 1
-        self._exchange()
+            return None
+        self._heard.append((sequence, np.asarray(embedding, np.float32), truth))
+        return self.digest() if len(self._heard) >= TOGETHER else None
+
+    def digest(self) -> Signals | None:
+        """Makes signals of the windows that wait, then learns from them: one matrix product costs little more than one window's."""
+        if not self._heard:
+            return None
+        heard, self._heard = self._heard, []
+        embeddings = np.stack([embedding for _, embedding, _ in heard])
+        predicted = self._head.predict(embeddings)
+        z, known = torch.from_numpy(embeddings), self.memory.count > 0
+        signals = Signals(
+            [sequence for sequence, _, _ in heard],
+            _told(predicted, 5),
+            _told(self.memory.uncertainty(z).numpy() if known else None, 5),
+            _told(self.memory.novelty(z).numpy() if known else None, 3),
+            round(self.memory.effective_components, 1) if known else None,
+        )
+        truths = [(row, truth) for row, (_, _, truth) in enumerate(heard) if truth is not None]
+        if truths:
+            self._head.learn(embeddings[[row for row, _ in truths]], [truth for _, truth in truths])
+        self.memory.update(z)
+        before, self._windows = self._windows, self._windows + len(heard)
+        self._since_difference += len(heard)
+        self._exchange(before)
         return signals
 
-    def _exchange(self) -> None:
+    def _exchange(self, before: int) -> None:
         settings = self._settings
-        if self._windows % SAVE_WINDOWS == 0:
+        if self._windows // SAVE_WINDOWS > before // SAVE_WINDOWS:
             self._save_memory()
-        if settings.memory_windows and self._windows % settings.memory_windows == 0:
+        every = settings.memory_windows
+        if every and self._windows // every > before // every:
             packed = memory_file.pack(self.memory, with_reservoir=False)
             self.synchroniser.send(Thing.MEMORY, self._version.id, "", packed)
         due = settings.difference_windows and self._since_difference >= settings.difference_windows
@@ -262,7 +299,7 @@ class Learner:
         version, self._ready = self._ready, None
         if version is None:
             return None
-        self._coming = None
+        self._coming, self._heard = None, []
         sent = self._sent[1] if self._sent and self._sent[0] == self._version.id else None
         self._sent, self._version = None, version
         if self._trainer:
@@ -298,3 +335,7 @@ class Learner:
                     other.unlink(missing_ok=True)
         except (StorageError, OSError) as error:
             logger.warning("the memory is not saved: %s", error)
+
+
+def _told(values: np.ndarray[Any, Any] | None, digits: int) -> list[float] | None:
+    return None if values is None else [round(float(value), digits) for value in values]

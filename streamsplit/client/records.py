@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from streamsplit.audio.window import Gap
 from streamsplit.client.conversation import Answer
 from streamsplit.client.journal import Journal
+from streamsplit.client.learner import Signals
 from streamsplit.client.recording import Skip
 from streamsplit.client.step import Step
 from streamsplit.encoders.version import Version
@@ -34,7 +36,6 @@ class Records:
 
     Attributes:
         offered: when a window of this run was offered (monotonic), and the milliseconds it then waited for the disk.
-        signals: of windows that are embedded and not yet done with.
         unwritten: lines the disk had no room for.
     """
 
@@ -52,7 +53,6 @@ class Records:
         self._version = version
         self._uplink_bytes = uplink_bytes
         self.offered: dict[Key, tuple[float, float]] = {}
-        self.signals: dict[Key, Mapping[str, float]] = {}
         self.unwritten = 0
 
     def write(self, record: dict[str, Any]) -> None:
@@ -88,6 +88,10 @@ class Records:
         about = {"kind": "version", "stream": self._stream, "sequence": sequence}
         self.write({**about, "version": self._version().id, "measured": told})
 
+    def signals(self, signals: Signals) -> None:
+        """What is known of the last windows embedded."""
+        self.write({"kind": "signals", "stream": self._stream, **asdict(signals)})
+
     def gap(self, gap: Gap) -> None:
         """Sound that was not heard."""
         about = {"kind": "gap", "stream": self._stream, "start_sample": gap.start_sample}
@@ -100,7 +104,6 @@ class Records:
     def lost(self, key: Key, state: str, reason: str | None = None) -> None:
         """A window that is not kept."""
         self.offered.pop(key, None)
-        self.signals.pop(key, None)
         about: dict[str, Any] = {"kind": "window", "stream": key[0], "sequence": key[1], "state": state}
         self.write(about if reason is None else {**about, "reason": reason})
 
@@ -108,7 +111,6 @@ class Records:
         """A window that is done with."""
         self.write(self._window(step, state, answer, sent_s, ended_s))
         self.offered.pop(step.key, None)
-        self.signals.pop(step.key, None)
 
     def _window(
         self, step: Step, state: str, answer: Answer | None, sent_s: float, ended_s: float
@@ -131,7 +133,6 @@ class Records:
             "state": state,
             "duplicate": bool(ack and ack.duplicate),
             "uncertainty": None if ack is None or ack.uncertainty is None else round(ack.uncertainty, 6),
-            "signals": dict(self.signals.get(step.key, {})),
             "embedding_hash": self._embedding_hash(step, ack.embedding if ack else b"", local),
             "decision": step.decision,
             "measured": self._measured(step, answer, local, sent_s, ended_s),

@@ -320,7 +320,7 @@ def _canonical(journal: Path) -> list[dict[str, Any]]:
 
 
 def _rank(record: dict[str, Any], place: int) -> tuple[int, int, int, str]:
-    """Streams, then windows by sequence, then gaps by sample, then skips; records of equal rank are the same one told twice."""
+    """Streams, then windows by sequence, then gaps by sample, then skips, then all else; records of equal rank are the same one told twice."""
     match record["kind"]:
         case "stream":
             return (0, 0, 0, "")
@@ -328,8 +328,10 @@ def _rank(record: dict[str, Any], place: int) -> tuple[int, int, int, str]:
             return (1, record["sequence"], 0, record["stream"])
         case "gap":
             return (2, record["start_sample"], 0, record["reason"])
+        case "skip":
+            return (3, 0, 0, str(record["source"]))
         case _:
-            return (3, 0, 0, str(record.get("source", place)))
+            return (4, place, 0, "")
 
 
 def _stored(settings: ReplaySettings, state: _State) -> int:

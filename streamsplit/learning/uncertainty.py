@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors.numpy import save as to_bytes
 
 from streamsplit.errors import ConfigError, StorageError
@@ -189,7 +190,9 @@ class DisagreementHead:
     def _fit(self) -> None:
         pull = np.full(self.dim + 1, self.settings.ridge)
         pull[-1] = 1e-6  # the mean is not pulled to 0
-        self._weights[:] = np.linalg.solve(self._gram + np.diag(pull), self._cross)
+        # torch keeps to the threads a device is given; numpy's solver starts one per core, which spin: 18 ms instead of 0.4.
+        gram = torch.from_numpy(self._gram + np.diag(pull))
+        self._weights[:] = torch.linalg.solve(gram, torch.from_numpy(self._cross)).numpy()
         self._since_fit = 0
 
     def _inputs(self, embeddings: npt.ArrayLike) -> Array:

@@ -115,8 +115,9 @@ async def test_memory_goes_up_and_comes_back_merged(tmp_path: Path, compact: Ver
         packed = publications.memory(compact.id)
     assert packed is not None
     assert 20 <= int(unpack(packed).count) <= 50
-    signals = [r["signals"] for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "window"]
-    assert all({"posterior_entropy", "novelty", "components"} <= set(one) for one in signals[1:])
+    signals = [r for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "signals"]
+    assert sorted(number for one in signals for number in one["sequences"]) == list(range(50))
+    assert all(len(one["novelty"]) == len(one["posterior_entropy"]) == 10 for one in signals[1:])
 
 
 async def test_what_was_learned_reaches_the_refiners_inbox(
@@ -143,8 +144,8 @@ async def test_a_predictor_of_the_uncertainty_is_learned_from_the_answers(
     told = serving(tmp_path)
     async with running(told, [compact]) as server:
         await stream(learning(tmp_path, server.port, 2), compact, sound, 60, 0.0)
-    signals = [r["signals"] for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "window"]
-    assert sum("disagreement" in one for one in signals) >= 20
+    signals = [r for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "signals"]
+    assert [one["disagreement"] is not None for one in signals] == [False] * 4 + [True] * 2
 
 
 def test_only_descendants_of_the_devices_own_version_are_kept(tmp_path: Path, compact: Version) -> None:
