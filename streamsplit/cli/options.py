@@ -37,7 +37,10 @@ SplitOption = Annotated[
         help="always cut here: 0 features, K after block K, L on the device, `audio` (with --send-audio)",
     ),
 ]
-DeciderOption = Annotated[str | None, typer.Option("--decider", help="heuristic, greedy-profile or fixed:K")]
+DeciderOption = Annotated[
+    str | None,
+    typer.Option("--decider", help="heuristic, greedy-profile, linucb, learned, learned:FILE or fixed:K"),
+]
 SendAudioOption = Annotated[
     bool | None, typer.Option("--send-audio", help="sound itself may leave this device")
 ]

@@ -17,7 +17,7 @@ DEFAULT_STEPS, QUICK_STEPS = 1_200_000, 40_000
 
 @app.command("train-policy")
 def train_policy(
-    out_file: Annotated[Path, typer.Option("--out", help="the policy; summary.json appears beside it")],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for policy.safetensors and summary.json")],
     algorithm: Annotated[str, typer.Option(help="maskable-ppo or ppo")] = "maskable-ppo",
     steps: Annotated[
         int | None, typer.Option(help=f"decisions over all simulated devices; default: {DEFAULT_STEPS}")
@@ -25,7 +25,7 @@ def train_policy(
     seed: Annotated[int, typer.Option(help="everything random follows from it")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="a minute's worth, to see that it works")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on from what a killed training left beside --out")
+        bool, typer.Option("--resume", help="go on from what a killed training left in --out")
     ] = False,
     fleet: Annotated[str, typer.Option("--devices", help="simulated devices: any, pi or laptop")] = "any",
     profiles: Annotated[
@@ -39,8 +39,7 @@ def train_policy(
 ) -> None:
     """Train the policy that decides where to split, over simulated devices, links and sounds.
 
-    `streamsplit train-policy --out policy.safetensors`, then `--decider learned:policy.safetensors` for client and replay. Ten minutes
-    on one core; killed at any moment, the same command with `--resume` goes on.
+    `streamsplit train-policy --out DIR`, then `--decider learned:DIR/policy.safetensors` for client and replay. Ten minutes on one core; killed at any moment, the same command with `--resume` goes on.
     """
     try:
         from streamsplit.policy.train import PolicyTrainer
@@ -51,8 +50,11 @@ def train_policy(
     from streamsplit.policy.profile import load_profile
     from streamsplit.policy.training_worlds import PolicySettings
 
-    if not out_file.parent.is_dir():
-        raise ConfigError(f"--out {out_file}: {out_file.parent} is no folder")
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out_dir}: cannot be made: {error.strerror}") from error
+    out_file = out_dir / "policy.safetensors"
     settings = PolicySettings(
         algorithm=algorithm,  # type: ignore[arg-type]
         steps=(QUICK_STEPS if quick else DEFAULT_STEPS) if steps is None else steps,
@@ -69,7 +71,7 @@ def train_policy(
     with progress_bar("training") as update:
         figures: dict[str, Any] = trainer.run(update, told)
     figures |= {"command": told, "seconds": round(time.monotonic() - began_s, 1)}
-    (out_file.parent / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (out_dir / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
     out.print(
         f"{out_file}: {figures['decisions']} decisions in {figures['seconds']:.0f} s; mean reward per window on "
         f"validation worlds {figures['validation_return']:.3f}",
