@@ -24,9 +24,9 @@ import numpy.typing as npt
 from streamsplit.errors import ConfigError
 from streamsplit.lab.traces import Trace
 from streamsplit.policy.cost import Goals
-from streamsplit.policy.decide import Decider, FixedSplit, GreedyProfile, Heuristic, Pilot, mask
+from streamsplit.policy.decide import Decider, GreedyProfile, Heuristic, Pilot, mask
 from streamsplit.policy.dynamics import Simulator
-from streamsplit.policy.evaluate import Blinded, Myopic, Result, fly, fly_oracle
+from streamsplit.policy.evaluate import Blinded, Myopic, Result, fly, fly_fixed, fly_oracle
 from streamsplit.policy.learned import SHIPPED_POLICY, LearnedPolicy, load_weights
 from streamsplit.policy.linucb import LinUcb
 from streamsplit.policy.published import PublishedTask
@@ -54,14 +54,14 @@ def run(
     """All shipped scenarios, and those with the traces below `traces`.
 
     Args:
-        folder: not used; figures are returned.
+        folder: for table.md; figures are returned.
         seed: of held-out worlds and of the bootstrap.
-        quick: 6 worlds a scenario instead of 32, shorter ones.
+        quick: 6 worlds a scenario instead of 16, shorter ones.
         traces: folder with Mahimahi uplinks (*.up) and Norway 3G files (norway*).
         policy: another policy than the shipped one.
         only: names of shipped scenarios; all unless told.
     """
-    worlds, windows = (6, 240) if quick else (32, WINDOWS)
+    worlds, windows = (6, 240) if quick else (16, WINDOWS)
     seeds = range(FIRST_SEED + 1000 * seed, FIRST_SEED + 1000 * seed + worlds)
     weights = load_weights(policy or SHIPPED_POLICY)
 
@@ -82,6 +82,7 @@ def run(
     if traces is not None:
         for name, drawn in traced(traces, seeds, windows).items():
             table[name] = compared(drawn, learned, seed)
+    (folder / "table.md").write_text(markdown(table))
     return {
         "windows": windows,
         "worlds": worlds,
@@ -102,8 +103,7 @@ def run(
 def compared(worlds: Worlds, learned: Callable[[Device], Decider], seed: int) -> dict[str, Any]:
     """Every system in these worlds."""
     fixed = {
-        f"fixed:{option.split}": fly(lambda _, k=option.split: FixedSplit(k), worlds)  # type: ignore[misc]
-        for option in worlds.devices[0].ordered()
+        f"fixed:{option.split}": fly_fixed(option.split, worlds) for option in worlds.devices[0].ordered()
     }
     best = max(fixed, key=lambda name: float(fixed[name].returns.mean()))
     meaningless = np.random.default_rng([seed, 9])
@@ -131,6 +131,26 @@ def compared(worlds: Worlds, learned: Callable[[Device], Decider], seed: int) ->
             if name not in (*fixed, "learned")
         },
     }
+
+
+COLUMNS = ("best_fixed", "greedy_profile", "heuristic", "linucb", "myopic", "learned", "oracle")
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """Returns per scenario, and the learned policy's lead with its interval."""
+    lines = [
+        f"| scenario | {' | '.join(COLUMNS)} | learned - best fixed | learned - greedy |",
+        "| --- |" + " --- |" * (len(COLUMNS) + 2),
+    ]
+    for name, row in table.items():
+        cells = [f"{row['systems'][column]['return']['mean']:.3f}" for column in COLUMNS]
+        cells[0] += f" ({row['best_fixed'].removeprefix('fixed:')})"
+        for against in ("best_fixed", "greedy_profile"):
+            lead = row["learned_minus"][against]
+            low, high = lead["interval"]
+            cells.append(f"{lead['mean']:+.3f} [{low:+.3f}, {high:+.3f}]")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def described(result: Result, seed: int) -> dict[str, Any]:

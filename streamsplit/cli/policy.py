@@ -12,7 +12,7 @@ import typer
 from streamsplit.cli.terminal import app, err, out, progress_bar
 from streamsplit.errors import ConfigError
 
-DEFAULT_STEPS, QUICK_STEPS = 1_200_000, 40_000
+DEFAULT_STEPS, QUICK_STEPS = 400_000, 40_000
 
 
 @app.command("train-policy")

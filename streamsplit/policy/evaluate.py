@@ -116,6 +116,31 @@ class _Lesson:
         self.rewards.clear()
 
 
+def fly_fixed(split: int, worlds: Worlds) -> Result:
+    """As `fly` with `FixedSplit(split)`, which needs no observations: all worlds at once."""
+    simulator = Simulator(worlds, np.arange(len(worlds)))
+    figures, rows = simulator.figures, np.arange(len(worlds))
+    wished = ((figures["split"] == split) & (figures["exists"] > 0)).argmax(axis=1)
+    local = figures["local"].argmax(axis=1)
+    slots = np.zeros((worlds.windows, len(worlds)), np.int64)
+    flown = np.zeros(slots.shape, bool)
+    outcomes = []
+    for window in range(worlds.windows):
+        possible = simulator.possible(simulator.seen())
+        # The deepest of what is left: the device itself, or the smallest payload on a link too slow for that.
+        deepest = possible.shape[1] - 1 - possible[:, ::-1].argmax(axis=1)
+        fallback = np.where(possible[rows, local], local, deepest)
+        slots[window] = np.where(possible[rows, wished], wished, fallback)
+        flown[window] = ~simulator.empty
+        outcomes.append(simulator.apply(slots[window], flown[window]))
+    return _result(
+        worlds,
+        slots,
+        flown,
+        *(np.stack([getattr(done, name) for done in outcomes]) for name in _SUMMED),
+    )
+
+
 def fly_oracle(worlds: Worlds, every: int = 5, beam: int = 24) -> Result:
     """The oracle's plans, flown; see `oracle` for what they are a bound of."""
     plans = [plan(worlds, world, every, beam) for world in range(len(worlds))]

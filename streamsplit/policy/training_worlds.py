@@ -62,7 +62,7 @@ class PolicySettings:
     """
 
     algorithm: Algorithm = "maskable-ppo"
-    steps: int = 1_200_000
+    steps: int = 400_000
     seed: int = 0
     devices: int = 256
     episode_windows: int = 600

@@ -14,7 +14,7 @@ from streamsplit.errors import ConfigError
 from streamsplit.policy.decide import FixedSplit, Pilot
 from streamsplit.policy.dynamics import Simulator
 from streamsplit.policy.env import FleetEnv, SplitEnv
-from streamsplit.policy.evaluate import fly, fly_oracle
+from streamsplit.policy.evaluate import fly, fly_fixed, fly_oracle
 from streamsplit.policy.flight import LENGTH, Flight
 from streamsplit.policy.scenarios import make_worlds, shipped_scenarios
 from streamsplit.policy.training_worlds import PolicySettings, training_worlds
@@ -128,12 +128,20 @@ def test_what_is_chosen_now_changes_what_the_same_choice_earns_later() -> None:
     assert rewards[0] < rewards[1] - 1.0, "the link is still busy"
 
 
+@pytest.mark.parametrize("name", ["outages", "battery", "cola-loaded"])
+def test_fixed_splits_flown_at_once_fare_as_behind_their_pilots(name: str) -> None:
+    drawn = make_worlds([shipped_scenarios()[name]], range(3), 200)
+    for split in (0, 3):
+        quick, slow = fly_fixed(split, drawn), fly(lambda _, k=split: FixedSplit(k), drawn)  # type: ignore[misc]
+        assert quick.returns == pytest.approx(slow.returns)
+        assert quick.splits == pytest.approx(slow.splits)
+
+
 @pytest.mark.parametrize("name", ["umts", "laptop-lte", "cola-loaded", "lte-eager"])
 def test_no_constant_choice_is_optimal(name: str) -> None:
     drawn = make_worlds([shipped_scenarios()[name]], range(4), 240)
     constants = {
-        option.split: fly(lambda _, k=option.split: FixedSplit(k), drawn).returns  # type: ignore[misc]
-        for option in drawn.devices[0].ordered()
+        option.split: fly_fixed(option.split, drawn).returns for option in drawn.devices[0].ordered()
     }
     oracle = fly_oracle(drawn, every=10, beam=8).returns
     best = max(constants.values(), key=lambda returns: float(returns.mean()))

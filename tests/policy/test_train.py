@@ -111,7 +111,16 @@ def test_impossible_options_get_no_chance_and_the_rest_begin_near_what_is_expect
 
 def test_the_command_survives_kill_9(tmp_path: Path) -> None:
     out = tmp_path / "policy.safetensors"
-    command = [sys.executable, "-m", "streamsplit", "train-policy", "--out", str(tmp_path), "--steps", "16384"]
+    command = [
+        sys.executable,
+        "-m",
+        "streamsplit",
+        "train-policy",
+        "--out",
+        str(tmp_path),
+        "--steps",
+        "16384",
+    ]
     command += ["--save-every", "8192"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
