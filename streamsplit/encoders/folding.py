@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from streamsplit.encoders.blocks import ACTIVATIONS, ConvNorm
 
+LANES = 4
+"""Outputs are padded to a multiple: for 6 and 10 of them the matrix library chose another kernel for more than one window (AVX-512)."""
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -42,13 +45,17 @@ class WindowConv(nn.Module):
         self.activation = activation
         self.matrix: Tensor
         self.bias: Tensor
-        self.register_buffer("matrix", weight.permute(2, 3, 1, 0).reshape(1, -1, self.outputs).contiguous())
-        self.register_buffer("bias", bias.clone())
+        matrix = weight.permute(2, 3, 1, 0).reshape(1, -1, self.outputs)
+        missing = -self.outputs % LANES
+        self.register_buffer("matrix", F.pad(matrix, (0, missing)).contiguous())
+        self.register_buffer("bias", F.pad(bias, (0, missing)).clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, I, H, W] to [B, O, H', W'], channels last in memory."""
         patches, rows, columns = self._patches(x.permute(0, 2, 3, 1))
         y = torch.baddbmm(self.bias, patches, self.matrix.expand(len(x), -1, -1))
+        if y.shape[2] > self.outputs:
+            y = y[..., : self.outputs].contiguous()
         return ACTIVATIONS[self.activation](y.view(len(x), rows, columns, self.outputs).permute(0, 3, 1, 2))
 
     def _patches(self, x: Tensor) -> tuple[Tensor, int, int]:
@@ -70,8 +77,9 @@ class WindowConv(nn.Module):
     def plain(self) -> nn.Module:
         """The same as an ordinary layer, for exporters."""
         conv = nn.Conv2d(self.inputs, self.outputs, self.kernel, self.stride, self.kernel // 2)
-        matrix = self.matrix.view(self.kernel, self.kernel, self.inputs, self.outputs)
-        conv.load_state_dict({"weight": matrix.permute(3, 2, 0, 1).contiguous(), "bias": self.bias})
+        matrix = self.matrix[..., : self.outputs].view(self.kernel, self.kernel, self.inputs, self.outputs)
+        bias = self.bias[: self.outputs]
+        conv.load_state_dict({"weight": matrix.permute(3, 2, 0, 1).contiguous(), "bias": bias})
         return _PlainConv(conv, self.activation)
 
 
