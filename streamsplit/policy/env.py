@@ -30,6 +30,10 @@ BASELINE: Final = 7.0
 """Taken from every window's reward before it reaches PPO: values near 0 are learned sooner. An empty battery then
 costs the baseline of the rest of the timeline, which is what it takes away."""
 
+SCALE: Final = 0.1
+"""Of rewards that reach PPO: returns of about 1, or the critic's gradients drown the actor's where both are clipped
+together."""
+
 Made = Callable[[int, int], tuple[Device, Timeline]]
 
 
@@ -146,7 +150,7 @@ class FleetEnv(VecEnv):  # type: ignore[misc]
             for row in np.flatnonzero(~done):
                 infos[row] = {"terminal_observation": features[row], "TimeLimit.truncated": True}
             features, done = self.reset(), np.ones(self.num_envs, bool)
-        return features, rewards.astype(np.float32), done, infos
+        return features, (SCALE * rewards).astype(np.float32), done, infos
 
     def _renewed(
         self,

@@ -68,7 +68,7 @@ class PolicySettings:
     episode_windows: int = 600
     worlds: int = 512
     rollout: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 6e-4
     gamma: float = 0.92
     hidden: int = 48
     middle: int = 24
