@@ -10,11 +10,23 @@ import typer
 from rich.text import Text
 
 from streamsplit import __version__
-from streamsplit.cli import evaluate, experiment, keys, look, policy, refining, run, train
+from streamsplit.cli import evaluate, experiment, keys, lab, look, policy, refining, run, train
 from streamsplit.cli.terminal import app, err, out
 from streamsplit.errors import StreamSplitError
 
-__all__ = ["app", "evaluate", "experiment", "keys", "look", "main", "policy", "refining", "run", "train"]
+__all__ = [
+    "app",
+    "evaluate",
+    "experiment",
+    "keys",
+    "lab",
+    "look",
+    "main",
+    "policy",
+    "refining",
+    "run",
+    "train",
+]
 
 
 def _say(problem: str) -> None:

@@ -17,7 +17,7 @@ from streamsplit.lab.traces import Trace
 
 
 class Remote:
-    """A link's controls as lines of text: ``cut``, ``freeze``, ``thaw``, ``rate UP [DOWN]`` (bits/s, ``-`` the trace), ``stats``.
+    """A link's controls as lines of text: ``begin``, ``cut``, ``freeze``, ``thaw``, ``rate UP [DOWN]`` (bits/s, ``-`` the trace), ``stats``.
 
     Args:
         link: the link to control.
@@ -32,11 +32,11 @@ class Remote:
         try:
             if word == "rate" and 1 <= len(rest) <= 2:
                 self._link.set_rate(*[None if text == "-" else Trace.parse(text).rate_at(0) for text in rest])
-            elif word in ("cut", "freeze", "thaw") and not rest:
+            elif word in ("begin", "cut", "freeze", "thaw") and not rest:
                 getattr(self._link, word)()
             elif word != "stats" or rest:
                 raise ConfigError(
-                    f"expected cut, freeze, thaw, rate UP [DOWN] or stats, got {line.strip()!r}"
+                    f"expected begin, cut, freeze, thaw, rate UP [DOWN] or stats, got {line.strip()!r}"
                 )
         except ConfigError as error:
             return json.dumps({"error": str(error)})
@@ -96,7 +96,10 @@ def main(
     seed: Annotated[int, typer.Option(help="of the jitter")] = 0,
     listen_port: Annotated[int, typer.Option(help="0 takes a free one")] = 0,
     control: Annotated[
-        bool, typer.Option(help="obey lines on standard input: cut, freeze, thaw, rate, stats")
+        bool, typer.Option(help="obey lines on standard input: begin, cut, freeze, thaw, rate, stats")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="traces and outages begin with the line `begin`")
     ] = False,
 ) -> None:
     """Runs a shaped link as a process of its own; its first line is {"port": ...}, its last the statistics."""
@@ -104,7 +107,15 @@ def main(
         down = None if downlink is None else Trace.parse(downlink)
         outages = [parse_outage(text) for text in outage or []]
         settings = LinkSettings(
-            target, Trace.parse(trace), down, delay_ms, jitter_ms, outages, seed, listen_port=listen_port
+            target,
+            Trace.parse(trace),
+            down,
+            delay_ms,
+            jitter_ms,
+            outages,
+            seed,
+            listen_port=listen_port,
+            waits=wait,
         )
         asyncio.run(serve(settings, control))
     except ConfigError as error:

@@ -53,6 +53,7 @@ class LinkSettings:
         queue_bytes: the bottleneck's buffer per direction (on a fast link 20 ms of its rate); a full one stops the readers.
         window_bytes: bytes of one connection and direction that may be inside the link.
         listen_port: 0 takes a free one.
+        waits: traces and outages begin with `LinkProxy.begin`, not with the link; until then the first rates hold.
     """
 
     target: str
@@ -65,6 +66,7 @@ class LinkSettings:
     queue_bytes: int = 32 * 1024
     window_bytes: int = 1024 * 1024
     listen_port: int = 0
+    waits: bool = False
 
     def __post_init__(self) -> None:
         host, port = self.address
@@ -145,6 +147,7 @@ class LinkProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
         self._refusing = False
+        self._begun = False
         self._count = {
             "connections": 0,
             "refused": 0,
@@ -167,9 +170,14 @@ class LinkProxy:
             self._accept(self._listener),
             self._up.run(),
             self._down.run(),
-            self._fail_on_schedule(),
         ):
             self._start(work)
+        if self.settings.waits:
+            first = [trace and Trace.constant(trace.rates_bps[0]) for trace in self._traces]
+            self._up.use(first[0])
+            self._down.use(first[1])
+        else:
+            self.begin()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -210,6 +218,17 @@ class LinkProxy:
         self._up.use(self.settings.uplink if uplink_bps is None else Trace.constant(uplink_bps))
         self._down.use(self.settings.downlink if downlink_bps is None else Trace.constant(downlink_bps))
 
+    def begin(self) -> None:
+        """From now on time counts for traces and outages; a second call does nothing."""
+        if self._begun:
+            return
+        self._begun = True
+        origin_s = self._now() if self.settings.waits else 0.0
+        for direction, trace in zip((self._up, self._down), self._traces, strict=True):
+            direction.origin_s = origin_s
+            direction.use(trace)
+        self._start(self._fail_on_schedule(origin_s))
+
     def freeze(self) -> None:
         """A black hole: nothing moves and nobody is told."""
         self._thawed.clear()
@@ -225,6 +244,10 @@ class LinkProxy:
         self._count["cuts"] += 1
         for connection in self._connections:
             connection.reset()
+
+    @property
+    def _traces(self) -> tuple[Trace, Trace | None]:
+        return self.settings.uplink, self.settings.downlink
 
     def _now(self) -> float:
         return self._clock() - self._began_s
@@ -269,11 +292,11 @@ class LinkProxy:
             self._count["bytes_down"] += down.delivered
             self._count["bytes_lost"] += up.inside + down.inside
 
-    async def _fail_on_schedule(self) -> None:
+    async def _fail_on_schedule(self, origin_s: float) -> None:
         starts = [(start_s, mode, True) for start_s, _, mode in self.settings.outages]
         ends = [(end_s, mode, False) for _, end_s, mode in self.settings.outages]
         for at_s, mode, begins in sorted([*starts, *ends]):
-            await asyncio.sleep(max(0.0, at_s - self._now()))
+            await asyncio.sleep(max(0.0, origin_s + at_s - self._now()))
             if mode == "freeze":
                 (self.freeze if begins else self.thaw)()
                 continue

@@ -1,16 +1,20 @@
-"""Child processes of experiments: a server of one's own, restarted when it dies, gone when its parent goes."""
+"""Child processes of experiments: a server of one's own, restarted when it dies, and others that are told what to do by lines; all gone
+when their parent goes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from streamsplit.errors import StorageError, StreamSplitError
 
@@ -42,6 +46,7 @@ class ServerProcess:
         folder: where its port file and log go.
         port: where it listens; a restart takes the same one.
         restarts: how often it had to be started again.
+        cores: that it may use; None: any.
     """
 
     arguments: Sequence[str]
@@ -49,6 +54,7 @@ class ServerProcess:
     port: int = 0
     restarts: int = 0
     process: asyncio.subprocess.Process | None = None
+    cores: Sequence[int] | None = None
     _stopping: bool = False
 
     @property
@@ -66,19 +72,20 @@ class ServerProcess:
         port_file.unlink(missing_ok=True)
         log = (self.folder / "server.log").open("ab")
         try:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "streamsplit",
-                "server",
-                *("--listen", f"127.0.0.1:{self.port}"),
-                *("--port-file", str(port_file)),
-                "--stop-with-parent",
-                *self.arguments,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-            )
+            with on_cores(self.cores):
+                self.process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "streamsplit",
+                    "server",
+                    *("--listen", f"127.0.0.1:{self.port}"),
+                    *("--port-file", str(port_file)),
+                    "--stop-with-parent",
+                    *self.arguments,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                )
         finally:
             log.close()
         deadline_s = time.monotonic() + START_S
@@ -127,9 +134,11 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def server_process(arguments: Sequence[str], folder: Path) -> AsyncIterator[ServerProcess]:
+async def server_process(
+    arguments: Sequence[str], folder: Path, cores: Sequence[int] | None = None
+) -> AsyncIterator[ServerProcess]:
     """A server for as long as the context is open."""
-    server = ServerProcess(arguments, folder)
+    server = ServerProcess(arguments, folder, cores=cores)
     await server.start()
     guard = asyncio.create_task(server.keep_alive(), name="server-guard")
     try:
@@ -138,3 +147,86 @@ async def server_process(arguments: Sequence[str], folder: Path) -> AsyncIterato
         await server.stop()
         guard.cancel()
         await asyncio.gather(guard, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def on_cores(cores: Sequence[int] | None) -> Iterator[None]:
+    """Processes that are started within run on these cores only; None: on any."""
+    before = os.sched_getaffinity(0) if cores is not None and hasattr(os, "sched_setaffinity") else None
+    try:
+        if before is not None and cores is not None:
+            os.sched_setaffinity(0, cores)
+        yield
+    finally:
+        if before is not None:
+            os.sched_setaffinity(0, before)
+
+
+class ToldProcess:
+    """A Python module as a child that obeys lines on its standard input and ends with it.
+
+    Args:
+        name: for messages.
+        module, arguments: what to run.
+        log: file that its error stream goes to.
+        cores: that it may use; None: any.
+    """
+
+    def __init__(
+        self, name: str, module: str, arguments: Sequence[str], log: Path, cores: Sequence[int] | None = None
+    ) -> None:
+        self.name = name
+        self._command = (sys.executable, "-m", module, *arguments)
+        self._log, self._cores = log, cores
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        return self._running.pid
+
+    async def start(self) -> None:
+        """Starts it; does not wait for a word of it."""
+        with self._log.open("ab") as log, on_cores(self._cores):
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log
+            )
+
+    async def hear(self) -> dict[str, Any]:
+        """The next line it says, a JSON object.
+
+        Raises:
+            StreamSplitError: it ended, is silent, or says something else.
+        """
+        stdout = self._running.stdout
+        try:
+            line = b"" if stdout is None else await asyncio.wait_for(stdout.readline(), START_S)
+            said = json.loads(line)
+        except (TimeoutError, ValueError):
+            raise StreamSplitError(f"the {self.name} process did not answer; see {self._log}") from None
+        if not isinstance(said, dict) or "error" in said:
+            raise StreamSplitError(f"the {self.name} process: {said}")
+        return said
+
+    def tell(self, line: str) -> None:
+        """Says a line to it."""
+        if self._running.stdin is not None:
+            self._running.stdin.write(f"{line}\n".encode())
+
+    async def stop(self) -> None:
+        """Ends its standard input, and it with it."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_S)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+    @property
+    def _running(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            raise StreamSplitError(f"the {self.name} process was never started")
+        return self._process

@@ -107,6 +107,9 @@ class Bottleneck:
         now: the link's time, seconds.
         thawed: clear while the link is a black hole.
         generator: of the jitter.
+
+    Attributes:
+        origin_s: the link's time at which the trace begins.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class Bottleneck:
         thawed: asyncio.Event,
         generator: random.Random,
     ) -> None:
+        self.origin_s = 0.0
         self._trace, self._queue_bytes, self._delay_s, self._jitter_s = trace, queue_bytes, delay_s, jitter_s
         self._now, self._thawed, self._generator = now, thawed, generator
         self._queue: deque[tuple[DelayLine, Item, float]] = deque()
@@ -130,7 +134,7 @@ class Bottleneck:
         """Bits per second now: 0 in a black hole, infinity without a limit."""
         if not self._thawed.is_set():
             return 0.0
-        return float("inf") if self._trace is None else self._trace.rate_at(self._now())
+        return float("inf") if self._trace is None else self._trace.rate_at(self._trace_s(self._now()))
 
     @property
     def chunk_bytes(self) -> int:
@@ -186,7 +190,8 @@ class Bottleneck:
             trace = self._trace
             if trace is None:
                 return begin_s
-            finish_s = trace.finish_s(begin_s, bits)
+            origin_s, begun_s = self.origin_s, self._trace_s(begin_s)
+            finish_s = origin_s + trace.finish_s(begun_s, bits)
             if finish_s <= self._now() + EPSILON_S:
                 return finish_s
             self._changed.clear()
@@ -194,5 +199,10 @@ class Bottleneck:
                 wait_s = None if finish_s == float("inf") else finish_s - self._now()
                 await asyncio.wait_for(self._changed.wait(), wait_s)
             now_s = min(self._now(), finish_s)
-            bits = max(0.0, bits - trace.bits_between(begin_s, now_s)) if now_s < finish_s else 0.0
+            passed = trace.bits_between(begun_s, self._trace_s(now_s, origin_s))
+            bits = max(0.0, bits - passed) if now_s < finish_s else 0.0
             begin_s = max(begin_s, now_s)
+
+    def _trace_s(self, time_s: float, origin_s: float | None = None) -> float:
+        """The trace's time at a time of the link."""
+        return max(0.0, time_s - (self.origin_s if origin_s is None else origin_s))

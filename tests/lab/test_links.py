@@ -217,6 +217,24 @@ def test_a_scheduled_freeze_delays_and_loses_nothing(run_virtual: Run) -> None:
     assert run_virtual(talk()) == pytest.approx(61.0, rel=0.01)
 
 
+def test_a_link_that_waits_begins_its_traces_and_outages_when_told(run_virtual: Run) -> None:
+    async def talk() -> tuple[float, float]:
+        steps = Trace.steps([(0, 8e5), (10, 8e4)])
+        async with link_to(swallow, uplink=steps, waits=True, outages=[(20.0, 30.0, "freeze")]) as link:
+            await asyncio.sleep(100)
+            began_s = link.stats.elapsed_s
+            await send_all(link, bytes(50_000))  # at the first rate still
+            first_s = link.stats.elapsed_s - began_s
+            link.begin()
+            link.begin()
+            await asyncio.sleep(10)
+            began_s = link.stats.elapsed_s
+            await send_all(link, bytes(150_000))  # 10 s at the second rate, 10 s of outage, 5 s more
+            return first_s, link.stats.elapsed_s - began_s
+
+    assert run_virtual(talk()) == pytest.approx((0.5, 25.0), rel=0.02)
+
+
 def test_an_end_does_not_cross_a_black_hole(run_virtual: Run) -> None:
     ended: list[float] = []
 

@@ -1,0 +1,106 @@
+"""What a replay on an emulated device observes: the device's load instead of the machine's, and its own time.
+
+The lab runs a client on one core, perhaps on a share of it, with sound and link hastened by a factor. Whoever decides must see
+what the device would: the load of *its* core against *its* share, the link's rate divided by the factor, its round trip
+multiplied by it. A file, written by the lab and named to ``streamsplit replay --emulation``, says how.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from streamsplit.audio.window import Window
+from streamsplit.client.app import Device
+from streamsplit.client.observer import LiveObserver, Observer
+from streamsplit.client.telemetry import MachineTelemetry, PsutilSystem
+from streamsplit.errors import ConfigError
+from streamsplit.policy.observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Emulation:
+    """What the file says.
+
+    Attributes:
+        core: the one that the client runs on; None: any, and the machine's load counts.
+        share: of it that is the device's.
+        speed: of sound and link.
+    """
+
+    core: int | None
+    share: float
+    speed: float
+
+    def save(self, path: Path) -> None:
+        """Writes the file."""
+        path.write_text(json.dumps(asdict(self)))
+
+
+def load_emulation(path: Path) -> Emulation:
+    """Reads what `Emulation.save` wrote.
+
+    Raises:
+        ConfigError: it cannot be read, or a figure is out of range.
+    """
+    try:
+        emulation = Emulation(**json.loads(path.read_text(encoding="utf-8")))
+        if not 0.0 < emulation.share <= 1.0 or not emulation.speed > 0.0:
+            raise ValueError(f"expected a share of 0 to 1 and a speed above 0, got {emulation}")
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"emulation {path}: {error}") from error
+    return emulation
+
+
+class DeviceSystem(PsutilSystem):
+    """The real machine, but for the load: that of the device's core against its share.
+
+    Without a share, whatever runs on the core counts, other users' work included, for it takes the core all the same.
+    With one, the core idles while the quota holds the device back; busy time is then measured against the share.
+    """
+
+    def __init__(self, emulation: Emulation, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._emulation = emulation
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """(busy, all) processor seconds of the device."""
+        core = self._emulation.core
+        if core is None:
+            return super().cpu_seconds()
+        times = psutil.cpu_times(percpu=True)[core]
+        idle_s = times.idle + getattr(times, "iowait", 0.0)
+        all_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        # `MachineTelemetry` bounds the quotient: noise of others may push it above 1.
+        return all_s - idle_s, all_s * self._emulation.share
+
+
+class EmulatedObserver:
+    """A live observer that sees with the device's eyes. Bound to the client once that is put together."""
+
+    def __init__(self, emulation: Emulation) -> None:
+        self._emulation = emulation
+        self._live: Observer | None = None
+
+    def bind(self, client: Device) -> None:
+        """From now on observes this client."""
+        telemetry = MachineTelemetry(system=DeviceSystem(self._emulation))
+        daemon = client.daemon
+        self._live = LiveObserver(telemetry, client.uplink, client.spool, lambda: daemon.uncertainty)
+
+    def observe(self, window: Window, last_split: int | None) -> Observation:
+        """As a device would see it whose time runs `speed` times slower than this machine's."""
+        if self._live is None:
+            raise ConfigError("emulation: observed before a client was bound")
+        seen, speed = self._live.observe(window, last_split), self._emulation.speed
+        return replace(
+            seen,
+            uplink_bps=None if seen.uplink_bps is None else seen.uplink_bps / speed,
+            rtt_ms=None if seen.rtt_ms is None else seen.rtt_ms * speed,
+            since_send_s=None if seen.since_send_s is None else seen.since_send_s * speed,
+        )

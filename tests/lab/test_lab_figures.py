@@ -1,0 +1,153 @@
+"""Arithmetic of the lab: rows from journals, figures from rows, conclusions from figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamsplit.lab.agreement import Comparison
+from streamsplit.lab.conclusions import against, best_fixed
+from streamsplit.lab.figures import difference, figures, interval, ratio_interval
+from streamsplit.lab.hearing import Heard
+from streamsplit.lab.rows import Row, Run, lateness_ms, make_rows
+from streamsplit.lab.scenario import parse
+from streamsplit.lab.schedule import make_schedule
+from streamsplit.policy.quality import Quality
+
+WINDOW_S = 0.96
+QUALITY = Quality(
+    "a test", False, (0.0, 1.0), {"device": (0.9, 0.5), "server": (0.9, 0.9), "skip": (0.0, 0.0)}
+)
+
+
+def make_run(windows: int = 4, speed: float = 1.0, slowdown: float = 1.0, **said: Any) -> Run:
+    described = {
+        "name": "t",
+        "title": "t",
+        "speed": speed,
+        "link": {"made": "1M"},
+        "device": {"slowdown": slowdown, "source": "a test", "power": "pi4-lte"},
+    }
+    scenario = parse(described, "here")
+    vectors = np.eye(2, dtype=np.float32)[np.zeros(windows, int)]
+    heard = Heard(
+        start_s=WINDOW_S * np.arange(windows),
+        level_dbfs=np.full(windows, -30.0),
+        labels=["bell"] * windows,
+        device=vectors,
+        server=vectors,
+        uncertainty=np.full(windows, 0.25),
+    )
+    defaults: dict[str, Any] = {"right": {}, "client_cpu_s": None, "uplink_bytes": None}
+    return Run(
+        scenario, make_schedule(scenario, 0, None), heard, QUALITY, 4, WINDOW_S, **{**defaults, **said}
+    )
+
+
+def record(sequence: int, split: int = 2, unix_ms: float = 0.0, **measured: float) -> dict[str, Any]:
+    parts = {"features_ms": 1.0, "head_ms": 2.0, "pack_ms": 1.0, "wait_ms": 0.0, "unix_ms": unix_ms}
+    return {
+        "kind": "window", "sequence": sequence, "state": "acknowledged", "split": split, "codec": "int4",
+        "payload_bytes": 300, "measured": {**parts, **measured}, "decision": {"reason": "told", "observation": {}},
+    }  # fmt: skip
+
+
+def on_time(sequence: int, spent_ms: float, hop_s: float = WINDOW_S, **more: Any) -> dict[str, Any]:
+    return record(sequence, unix_ms=1e6 + 1e3 * hop_s * sequence + spent_ms, **more)
+
+
+def test_a_window_sent_counts_link_time_by_speed_and_own_time_by_slowness() -> None:
+    run = make_run(1, speed=4.0, slowdown=10.0)
+    row = make_rows(run, [on_time(0, 30.0, wire_ms=20.0, queue_ms=3.0, tail_ms=3.0)])[0]
+    assert (row.own_ms, row.link_ms, row.server_ms) == (16.0, 92.0, 3.0)
+    assert row.latency_ms == pytest.approx(111.0)
+    assert row.quality == pytest.approx(0.9)
+
+
+def test_a_window_embedded_here_is_usable_before_it_is_sent() -> None:
+    row = make_rows(make_run(1), [on_time(0, 4.0, split=4, spool_ms=5.0, wire_ms=70.0)])[0]
+    assert row.latency_ms == pytest.approx(4.0)
+    assert row.quality == pytest.approx(0.8)
+
+
+def test_a_window_that_never_came_costs_the_bound_and_is_counted() -> None:
+    run = make_run(3)
+    rows = make_rows(run, [on_time(0, 4.0), {"kind": "window", "sequence": 1, "state": "dropped"}])
+    assert [row.state for row in rows] == ["acknowledged", "dropped", "missing"]
+    assert rows[2].reward == pytest.approx(-5.0 * 4.0)
+    found = figures({0: rows}, WINDOW_S, None, None)
+    assert found["lost"] == 2
+    assert found["latency_ms"]["p95"] is None  # never
+
+
+def test_sound_that_could_not_be_taken_in_time_is_late() -> None:
+    records = {index: on_time(index, 10.0 + (500.0 if index > 1 else 0.0), wire_ms=6.0) for index in range(4)}
+    late = lateness_ms(records, WINDOW_S)
+    assert [round(late[index]) for index in range(4)] == [0, 0, 500, 500]
+
+
+def test_energy_is_processor_time_of_the_slow_device_and_bytes_and_the_radio_between_sends() -> None:
+    run = make_run(2, slowdown=10.0, speed=10.0, client_cpu_s=0.02, uplink_bytes=1000.0)
+    rows = make_rows(run, [on_time(index, 10.0, WINDOW_S / 10.0, wire_ms=6.0) for index in range(2)])
+    power = run.scenario.device.power_model
+    assert sum(row.compute_mj for row in rows) == pytest.approx(1e3 * power.core_w * 0.02 * 10.0)
+    assert sum(row.uplink_bytes for row in rows) == pytest.approx(1000.0)
+    sending_s = 8.0 * 500.0 / 1e6
+    radio = 1e3 * (500.0 * power.radio_j_per_byte + power.radio_active_w * sending_s)
+    radio += 1e3 * power.radio_tail_w * (WINDOW_S - sending_s)
+    assert [row.radio_mj for row in rows] == pytest.approx([radio, radio])
+
+
+def row(sequence: int, **said: Any) -> Row:
+    made = make_rows(make_run(sequence + 1), [on_time(sequence, 10.0, wire_ms=6.0)])[sequence]
+    return replace(made, **said)
+
+
+def test_two_systems_are_compared_window_by_window_on_the_same_sound() -> None:
+    noise = np.random.default_rng(0).normal(0.0, 5.0, 40)
+    ours = {0: [row(index, reward=float(noise[index]) + 1.0) for index in range(40)]}
+    theirs = {0: [row(index, reward=float(noise[index])) for index in range(40)]}
+    gap = difference(ours, theirs, lambda each: each.reward)
+    assert gap["mean"] == pytest.approx(1.0)
+    assert gap["interval"] == pytest.approx([1.0, 1.0])
+
+
+def test_ratios_and_percentages_against_a_reference() -> None:
+    slow = {
+        0: [row(i, latency_ms=100.0 + i, uplink_bytes=1000.0, energy_mj=50.0, right=True) for i in range(20)]
+    }
+    fast = {
+        0: [
+            row(i, latency_ms=20.0 + i / 5, uplink_bytes=100.0, energy_mj=25.0, right=i > 0)
+            for i in range(20)
+        ]
+    }
+    found = against(fast, slow)
+    assert found["latency_times_lower"] == pytest.approx(5.0)
+    assert found["latency_interval"] == pytest.approx([5.0, 5.0])
+    assert (found["bytes_percent"], found["energy_percent"]) == (-90.0, -50.0)
+    assert found["accuracy_points"] == pytest.approx(-5.0)
+
+
+def test_intervals_hold_the_statistic_and_shrink_with_more_windows() -> None:
+    generator = np.random.default_rng(1)
+    few, many = generator.normal(3.0, 1.0, 50), generator.normal(3.0, 1.0, 5000)
+    (low, high), (lower, higher) = (np.array(interval([values], np.mean), float) for values in (few, many))
+    assert low < few.mean() < high
+    assert higher - lower < (high - low) / 3
+    assert ratio_interval([few], [2.0 * few], np.mean) == pytest.approx([0.5, 0.5])
+
+
+def test_the_best_fixed_split_is_of_fixed_splits_only() -> None:
+    returns = {"server_pcm": 9.0, "split_1": 5.0, "split_2": 7.0, "learned": 8.0, "edge_only": 6.0}
+    systems = {name: {"return": {"mean": value}} for name, value in returns.items()}
+    assert best_fixed(systems, 4) == "split_2"
+    assert best_fixed({}, 4) is None
+
+
+def test_speeds_agree_within_what_is_allowed_only() -> None:
+    assert Comparison("a", "b", 100.0, 119.0, 20.0).agrees
+    assert not Comparison("a", "b", 100.0, 121.0, 20.0).agrees
