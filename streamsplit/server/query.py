@@ -20,6 +20,10 @@ from streamsplit.server.search import Neighbour, SourceMatch, nearest, nearest_s
 from streamsplit.server.store import EmbeddingStore, Vectors
 
 
+PHASES = 4
+"""Where a query's windows are cut, in shares of a window: stored windows were cut where they were, up to half a window away."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One search.
@@ -114,18 +118,24 @@ def _near_clip(store: EmbeddingStore, query: Query) -> Found:
 
 
 def embed_recording(version: Version, path: Path) -> Vectors:
-    """Every window of a recording, embedded undivided: [N, D].
+    """Every window of a recording at each of `PHASES` places, embedded undivided: [N, PHASES, D].
 
     Raises:
         RecordingError: it cannot be read, or holds no sound.
     """
     samples = read(path, version.front_end.sample_rate_hz)
-    assembler = WindowAssembler("clip", version.front_end.window_samples)
+    size = version.front_end.window_samples
+    assembler = WindowAssembler("clip", size)
     parts = [*assembler.push(Block(samples)), *assembler.finish()]
-    windows = [part.samples for part in parts if isinstance(part, Window)]
-    if not windows:
+    starts = [part.start_sample for part in parts if isinstance(part, Window)]
+    if not starts:
         raise ConfigError(f"{path}: expected finite sound, got none")
+    padded = np.pad(samples, (0, 2 * size))
     log_mel = LogMel(version.front_end)
+    rows = []
     with torch.inference_mode():
-        rows = [version.encoder(log_mel(torch.from_numpy(window)[None]))[0].numpy() for window in windows]
+        for start in starts:
+            places = range(start, start + size, size // PHASES)
+            phases = np.stack([padded[place : place + size] for place in places][:PHASES])
+            rows.append(version.encoder(log_mel(torch.from_numpy(phases))).numpy())
     return np.stack(rows)

@@ -226,18 +226,19 @@ def nearest_sources(
 ) -> list[SourceMatch]:
     """The recordings nearest to a clip, best first.
 
-    Every window of the clip looks for its best match in each source; a source's score is the mean of these. So a long recording gains
+    Every window of the clip looks for its best match in each source, in the phase that suits it best; a source's score is the mean of
+    these. So a long recording gains
     nothing by its length alone, and a source that matches the whole clip comes before one that matches one window of it.
 
     Args:
         store: where to look.
-        clip: [N, D], the clip's windows.
+        clip: [N, P, D], the clip's windows, each cut at P places.
         version: encoder version of the clip's embeddings.
         k: how many sources at most.
         exclude_stream, exclude_ids: left out.
 
     Raises:
-        ValueError: the clip is no finite [N, D] of that version.
+        ValueError: the clip is no finite [N, P, D] of that version.
         StorageError: the store cannot be read.
     """
     index = ExactIndex(store, version)
@@ -247,8 +248,12 @@ def nearest_sources(
         return []
     names, groups = np.unique(np.array(origins, object).astype(str), return_inverse=True)
     best, closest = index.best_per_group(
-        clip, groups.astype(np.int64), len(names), _excluded(store, exclude_stream, exclude_ids)
+        clip.reshape(-1, clip.shape[-1]),
+        groups.astype(np.int64),
+        len(names),
+        _excluded(store, exclude_stream, exclude_ids),
     )
+    best = best.reshape(*clip.shape[:2], -1).max(axis=1)
     scores = best.mean(axis=0)
     sizes = np.bincount(groups, minlength=len(names))
     ranked = [place for place in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[place])]

@@ -91,7 +91,7 @@ def test_stored_embeddings_are_those_of_a_direct_forward_pass_within_the_codec(
     version = resolve("compact")
     rows = list(EmbeddingStore(tmp_path / "embeddings.db", read_only=True).iterate())
     for source in {row.source for row in rows}:
-        direct = embed_recording(version, clips / str(source))
+        direct = embed_recording(version, clips / str(source))[:, 0]
         stored = np.stack([row.embedding for row in rows if row.source == source])
         np.testing.assert_allclose(stored, direct, atol=1e-5)
         assert {row.label for row in rows if row.source == source} == {str(source).split("/")[0]}

@@ -95,7 +95,7 @@ def test_a_source_is_ranked_by_the_mean_of_the_best_matches_not_by_its_length(st
     store.insert([at(n, basis(0), source="one note, long.wav") for n in range(20)])
     store.insert([at(20, basis(0), source="both notes.wav"), at(21, basis(1), source="both notes.wav")])
     store.insert([at(22, basis(0, 2), source="half.wav"), at(23, basis(5), source=None)])
-    found = nearest_sources(store, np.stack([basis(0), basis(1)]), "v1", k=9)
+    found = nearest_sources(store, np.stack([basis(0), basis(1)])[:, None], "v1", k=9)
     assert [match.source for match in found] == ["both notes.wav", "one note, long.wav", "half.wav", "pi/s"]
     assert [match.score for match in found] == pytest.approx([1.0, 0.5, 0.5 / 2**0.5, 0.0], abs=1e-6)
     assert [match.windows for match in found] == [2, 20, 1, 1]
@@ -109,23 +109,30 @@ def test_sources_agree_with_a_plain_loop_over_everything(crowd: tuple[EmbeddingS
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = clip / np.linalg.norm(clip, axis=1, keepdims=True) @ unit.T
     expected = {f"{n}.wav": float(scores[:, 10 * n : 10 * n + 10].max(axis=1).mean()) for n in range(30)}
-    found = nearest_sources(store, clip, "v1", k=30)
+    found = nearest_sources(store, clip[:, None], "v1", k=30)
     assert {match.source: match.score for match in found} == pytest.approx(expected, abs=1e-6)
     assert [match.score for match in found] == sorted((match.score for match in found), reverse=True)
     assert all(10 * int(m.source[:-4]) <= m.best.sequence < 10 * int(m.source[:-4]) + 10 for m in found)
 
 
+def test_each_window_is_looked_for_in_the_phase_that_suits_it_best(store: EmbeddingStore) -> None:
+    store.insert([at(0, basis(0), source="a.wav"), at(1, basis(2), source="a.wav")])
+    clip = np.stack([np.stack([basis(0), basis(4)]), np.stack([basis(5), basis(2)])])
+    (found,) = nearest_sources(store, clip, "v1")
+    assert found.score == pytest.approx(1.0)
+
+
 def test_an_excluded_source_is_not_ranked(store: EmbeddingStore) -> None:
     store.insert([at(0, basis(0), source="a.wav"), at(1, basis(1), source="b.wav")])
-    found = nearest_sources(store, basis(0)[None], "v1", exclude_ids=[1])
+    found = nearest_sources(store, basis(0)[None, None], "v1", exclude_ids=[1])
     assert [match.source for match in found] == ["b.wav"]
 
 
 def test_an_empty_store_or_clip_has_no_neighbours(store: EmbeddingStore) -> None:
     assert nearest(store, basis(0), "v1") == []
-    assert nearest_sources(store, basis(0)[None], "v1") == []
+    assert nearest_sources(store, basis(0)[None, None], "v1") == []
     store.insert([at(0, basis(0))])
-    assert nearest_sources(store, np.empty((0, D), np.float32), "v1") == []
+    assert nearest_sources(store, np.empty((0, 1, D), np.float32), "v1") == []
 
 
 @pytest.mark.parametrize("query", [np.zeros((D + 1,), np.float32), np.full(D, np.inf, np.float32)])
