@@ -24,7 +24,7 @@ from streamsplit.audio.synth import EVENT_KINDS, make_clip
 from streamsplit.encoders.registry import resolve
 from streamsplit.encoders.version import Version
 from streamsplit.lab.processes import server_process
-from streamsplit.wire import messages
+from streamsplit.wire import messages, translate
 from streamsplit.wire.codec import Codec, pack, pack_embedding
 from streamsplit.wire.v1 import streamsplit_pb2 as pb
 from streamsplit.wire.v1 import streamsplit_pb2_grpc as pb_grpc
@@ -159,7 +159,7 @@ async def _device(
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         call = pb_grpc.StreamSplitStub(channel).Connect()
         for said in (messages.Hello("1.0", device, (version.id,)), messages.OpenStream(0, "s", 0, 16_000)):
-            await call.write(messages.device_message(said))
+            await call.write(translate.device_message(said))
         await call.read()
         sent_s: dict[int, float] = {}
         room = asyncio.Semaphore(IN_FLIGHT)
@@ -173,7 +173,7 @@ async def _device(
             await room.acquire()
             payload = payloads[sequence % len(payloads)]
             window = messages.WindowMessage(0, sequence, sequence * 15_360, 0, split, codec, payload, -30.0)
-            wire = messages.device_message(window)
+            wire = translate.device_message(window)
             sent_s[sequence] = time.perf_counter()
             await call.write(wire)
             sequence += 1

@@ -14,7 +14,7 @@ from streamsplit.client.channel import meaning
 from streamsplit.client.spool import SpooledStream
 from streamsplit.client.step import Step
 from streamsplit.errors import LinkError, RemoteProtocolError
-from streamsplit.wire import messages
+from streamsplit.wire import messages, translate
 from streamsplit.wire.shorthand import Shorthand
 
 Call = Any  # grpc.aio.StreamStreamCall: generated stubs have no types
@@ -71,7 +71,7 @@ class Connection:
 
     async def write(self, message: messages.DeviceSays) -> None:
         """Sends a message; one at a time."""
-        wire = messages.device_message(message)
+        wire = translate.device_message(message)
         self._shorthand.shorten(wire)
         size = wire.ByteSize() + _PREFIX_BYTES
         self.sent_bytes += size
@@ -94,7 +94,7 @@ class Connection:
                 return None
             size = wire.ByteSize() + _PREFIX_BYTES
             self.received_bytes += size
-            said = messages.read_server_message(wire)
+            said = translate.read_server_message(wire)
             if isinstance(said, SYNC):
                 self.sync_received_bytes += size
             if said is not None:

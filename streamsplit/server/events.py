@@ -143,7 +143,7 @@ class Fetch:
     want: messages.Want
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Keep:
     """Keep what the device has sent; report `Kept`."""
 

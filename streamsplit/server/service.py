@@ -37,7 +37,7 @@ from streamsplit.server.session import Session, SessionLimits, State
 from streamsplit.server.synchronisation import Synchronisation
 from streamsplit.server.tail import Tail
 from streamsplit.server.versions import ServedVersion
-from streamsplit.wire import messages
+from streamsplit.wire import messages, translate
 from streamsplit.wire.shorthand import Shorthand
 from streamsplit.wire.v1 import streamsplit_pb2 as pb
 from streamsplit.wire.v1 import streamsplit_pb2_grpc as pb_grpc
@@ -93,7 +93,7 @@ class Connection:
     def _carry_out(self, command: Command) -> None:
         match command:
             case Reply(message):
-                self._outbox.append(messages.server_message(message))
+                self._outbox.append(translate.server_message(message))
                 if len(self._outbox) >= self.OUTBOX_HIGH:
                     self._room.clear()
             case Process():
@@ -125,7 +125,7 @@ class Connection:
         async for request in requests:
             try:
                 self._shorthand.complete(request)
-                message = messages.read_device_message(request)
+                message = translate.read_device_message(request)
             except RemoteProtocolError as error:
                 self._carry_out(Close(Code.BAD_MESSAGE, str(error)))
                 return

@@ -22,7 +22,7 @@ from streamsplit.encoders.registry import make_untrained
 from streamsplit.encoders.version import Version
 from streamsplit.server.keys import make_token
 from streamsplit.server.store import EmbeddingStore
-from streamsplit.wire import messages
+from streamsplit.wire import messages, translate
 from streamsplit.wire.audio import pack_audio
 from streamsplit.wire.codec import Codec, pack, pack_embedding, unpack, unpack_embedding
 from streamsplit.wire.v1 import streamsplit_pb2 as pb
@@ -39,12 +39,12 @@ class Talk:
 
     async def say(self, *said: messages.DeviceSays) -> None:
         for message in said:
-            await self.call.write(messages.device_message(message))
+            await self.call.write(translate.device_message(message))
 
     async def hear(self) -> messages.ServerSays:
         message = await asyncio.wait_for(self.call.read(), 10)
         assert message is not grpc.aio.EOF
-        heard = messages.read_server_message(message)
+        heard = translate.read_server_message(message)
         assert heard is not None
         return heard
 

@@ -14,9 +14,14 @@ from streamsplit.server.events import (
     DrainRequested,
     Event,
     Failed,
+    Fetch,
+    Fetched,
     HalfClosed,
     HelloOverdue,
+    Keep,
+    Kept,
     Process,
+    Published,
     Reply,
     WindowJob,
 )
@@ -26,6 +31,9 @@ from streamsplit.wire.codec import Codec
 
 HELLO = messages.Hello("1.3", "pi", ("v1", "v0"))
 OPEN = messages.OpenStream(0, "kitchen", 1_000, 16_000)
+WANT = messages.Want(messages.Thing.UPGRADE, "", "v1", 0)
+PIECE = messages.Piece(messages.Thing.DIFFERENCE, "", "v1", 0, 6, b"abcdef")
+NAMED = messages.NameVersion(2, "v2")
 WINDOW = messages.WindowMessage(0, 5, 76_800, 0, 2, Codec.INT4, b"abc", -30.0)
 
 
@@ -125,6 +133,9 @@ def test_a_failed_window_is_refused_for_now_or_for_good(again: bool, kind: type)
         (OPEN, Code.BAD_MESSAGE),
         (WINDOW, Code.BAD_MESSAGE),
         (HalfClosed(), Code.BAD_MESSAGE),
+        (WANT, Code.BAD_MESSAGE),
+        (PIECE, Code.BAD_MESSAGE),
+        (NAMED, Code.BAD_MESSAGE),
         (HelloOverdue(), Code.OVERDUE),
         (DrainRequested(1000), Code.DRAINING),
     ],
@@ -141,6 +152,8 @@ def test_a_wrong_beginning_ends_the_call(event: Event, code: Code) -> None:
         replace(OPEN, stream="a b"),
         replace(OPEN, sample_rate_hz=0),
         replace(WINDOW, stream=9),
+        replace(NAMED, index=3),
+        replace(NAMED, version="v" * 2000),
     ],
 )
 def test_a_mistake_about_the_conversation_ends_the_call(event: Event) -> None:
@@ -209,7 +222,68 @@ def test_a_device_that_leaves_with_nothing_in_flight_is_let_go() -> None:
     assert close(opened(), HalfClosed()).code is Code.OK
 
 
-EVENTS: tuple[Event, ...] = (HELLO, OPEN, WINDOW, DrainRequested(1), HalfClosed(), HelloOverdue())
+EVENTS: tuple[Event, ...] = (
+    HELLO,
+    OPEN,
+    WINDOW,
+    WANT,
+    NAMED,
+    PIECE,
+    DrainRequested(1),
+    HalfClosed(),
+    HelloOverdue(),
+)
+
+
+def test_a_version_named_later_is_as_good_as_one_of_the_hello() -> None:
+    made = opened()
+    assert isinstance(reply(made, replace(WINDOW, version=2)), messages.Rejected)
+    assert made.receive(replace(NAMED, version="v1")) == []
+    assert job_of(made, replace(WINDOW, version=2)).version == "v1"
+
+
+def publishing() -> Session:
+    made = session()
+    newest = messages.Newest(FakeVersion.description, 4)
+    made.newest, made.most_bytes = (lambda: newest), (lambda thing, name: 10)
+    return made
+
+
+def test_a_server_that_publishes_says_what_is_newest_at_once_and_whenever_it_changes() -> None:
+    made = publishing()
+    newest = messages.Newest(FakeVersion.description, 4)
+    assert made.receive(HELLO)[1:] == [Reply(newest)]
+    assert made.receive(Published(replace(newest, number=5))) == [Reply(replace(newest, number=5))]
+
+
+def test_a_want_is_fetched_and_answered_and_only_a_few_may_wait() -> None:
+    made = publishing()
+    made.receive(HELLO)
+    for _ in range(4):
+        assert made.receive(WANT) == [Fetch(WANT)]
+    assert made.receive(Fetched(PIECE)) == [Reply(PIECE)]
+    assert made.receive(WANT) == [Fetch(WANT)]
+    assert close(made, WANT).code is Code.BAD_MESSAGE
+
+
+def test_a_server_that_does_not_learn_has_nothing_and_wants_nothing() -> None:
+    made = opened()
+    said = reply(made, WANT)
+    assert isinstance(said, messages.Piece)
+    assert said.total == 0
+    taken = reply(made, PIECE)
+    assert isinstance(taken, messages.Taken)
+    assert taken.problem
+
+
+def test_what_came_whole_is_kept_and_its_fate_told() -> None:
+    made = publishing()
+    made.receive(HELLO)
+    first, rest = replace(PIECE, data=b"abc"), replace(PIECE, offset=3, data=b"def")
+    assert reply(made, first) == messages.Taken(messages.Thing.DIFFERENCE, 3)
+    assert made.receive(rest) == [Keep("pi", messages.Thing.DIFFERENCE, "", "v1", b"abcdef")]
+    fate = Kept(messages.Thing.DIFFERENCE, 6, "its norm is not finite")
+    assert reply(made, fate) == messages.Taken(messages.Thing.DIFFERENCE, 6, "its norm is not finite")
 
 
 @pytest.mark.parametrize("already", [(), (HELLO, OPEN)], ids=["new", "opened"])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamsplit.errors import RemoteProtocolError
-from streamsplit.wire import messages
+from streamsplit.wire import messages, translate
 from streamsplit.wire.codec import Codec
 from streamsplit.wire.v1 import streamsplit_pb2 as pb
 
@@ -35,8 +35,8 @@ def fields(message: object) -> dict[str, object]:
 
 @given(windows)
 def test_a_window_reads_back_as_it_was_sent(window: messages.WindowMessage) -> None:
-    wire = messages.device_message(window).SerializeToString()
-    read = messages.read_device_message(pb.DeviceMessage.FromString(wire))
+    wire = translate.device_message(window).SerializeToString()
+    read = translate.read_device_message(pb.DeviceMessage.FromString(wire))
     assert isinstance(read, messages.WindowMessage)
     assert fields(read) == fields(window)
 
@@ -44,18 +44,24 @@ def test_a_window_reads_back_as_it_was_sent(window: messages.WindowMessage) -> N
 @pytest.mark.parametrize(
     "message",
     [
+        messages.NameVersion(3, "compact-3"),
+        messages.Want(messages.Thing.UPGRADE, "", "compact-1", 16_384),
+        messages.Piece(messages.Thing.DIFFERENCE, "", "compact-1", 5, 9, b"abc"),
         messages.Hello("1.0", "pi", ("compact-1", "compact-2"), "x"),
         messages.OpenStream(3, "s", 1_700_000_000_000, 16_000),
     ],
 )
 def test_device_messages_read_back(message: messages.DeviceSays) -> None:
-    wire = messages.device_message(message).SerializeToString()
-    assert messages.read_device_message(pb.DeviceMessage.FromString(wire)) == message
+    wire = translate.device_message(message).SerializeToString()
+    assert translate.read_device_message(pb.DeviceMessage.FromString(wire)) == message
 
 
 @pytest.mark.parametrize(
     "message",
     [
+        messages.Newest(SERVED[0], 7),
+        messages.Piece(messages.Thing.WHOLE, "compact-2", "", 0, 0, b""),
+        messages.Taken(messages.Thing.MEMORY, 33_808, "no room"),
         messages.Welcome("1.0", SERVED, 64, 1 << 20),
         messages.Acknowledgement(1, 2, b"\x01\x02", 0.5, 10, 20, 30, True),
         messages.Acknowledgement(1, 2, b"", None, 0, 0, 0, False),
@@ -66,8 +72,8 @@ def test_device_messages_read_back(message: messages.DeviceSays) -> None:
     ],
 )
 def test_server_messages_read_back(message: messages.ServerSays) -> None:
-    wire = messages.server_message(message).SerializeToString()
-    assert messages.read_server_message(pb.ServerMessage.FromString(wire)) == message
+    wire = translate.server_message(message).SerializeToString()
+    assert translate.read_server_message(pb.ServerMessage.FromString(wire)) == message
 
 
 def test_every_codec_has_a_number_on_the_wire() -> None:
@@ -77,15 +83,15 @@ def test_every_codec_has_a_number_on_the_wire() -> None:
 
 def test_a_kind_of_message_from_a_newer_minor_version_is_passed_over() -> None:
     newer = b"\xfa\x01\x02\x08\x01"  # field 31, which this version does not know
-    assert messages.read_device_message(pb.DeviceMessage.FromString(newer)) is None
-    assert messages.read_server_message(pb.ServerMessage.FromString(newer)) is None
+    assert translate.read_device_message(pb.DeviceMessage.FromString(newer)) is None
+    assert translate.read_server_message(pb.ServerMessage.FromString(newer)) is None
 
 
 def test_an_unknown_codec_is_the_peers_mistake() -> None:
     message = pb.DeviceMessage(window=pb.Window(sequence=7))
     message.window.codec = 99
     with pytest.raises(RemoteProtocolError, match="window 7: expected a known codec, got number 99"):
-        messages.read_device_message(message)
+        translate.read_device_message(message)
 
 
 @given(st.text(max_size=8))
