@@ -17,7 +17,20 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from benchmarks import client, latency, learning, memory, policy, server, uplink
+from benchmarks import (
+    ablation,
+    client,
+    endurance,
+    latency,
+    learning,
+    learning_steps,
+    memory,
+    novelty,
+    policy,
+    server,
+    two_devices,
+    uplink,
+)
 from streamsplit import __version__
 from streamsplit.errors import StreamSplitError
 from streamsplit.lab.processes import make_folder
@@ -29,6 +42,11 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "server": server.run,
     "memory": memory.run,
     "learning": learning.run,
+    "learning_steps": learning_steps.run,
+    "ablation": ablation.run,
+    "novelty": novelty.run,
+    "endurance": endurance.run,
+    "two_devices": two_devices.run,
     "policy": policy.run,
 }
 
@@ -56,9 +74,14 @@ def main(
         bool, typer.Option("--quick", help="a quarter of the length or less: to see that it works")
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="learning: manifest of labelled recordings; left out: made sound")
+        Path | None,
+        typer.Option(
+            help="learning and what follows it: manifest of labelled recordings; left out: made sound"
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="learning: how many, from --seed on")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="learning, ablation, two_devices: how many, from --seed on")
+    ] = 3,
     traces: Annotated[
         Path | None, typer.Option(help="policy: folder of link traces, Mahimahi *.up and Norway 3G")
     ] = None,
@@ -66,7 +89,10 @@ def main(
         Path | None, typer.Option("--policy", help="policy: another than the shipped one")
     ] = None,
     systems: Annotated[
-        list[str] | None, typer.Option("--system", help="learning, policy: only these systems or scenarios")
+        list[str] | None,
+        typer.Option(
+            "--system", help="learning, ablation, two_devices, policy: only these systems or scenarios"
+        ),
     ] = None,
 ) -> None:
     """Run benchmarks and write their figures."""
@@ -82,8 +108,12 @@ def main(
         try:
             make_folder(folder)
             more: dict[str, Any] = {}
-            if name == "learning":
+            if name in ("learning", "ablation", "two_devices"):
                 more = {"data": data, "seeds": seeds, "only": systems or ()}
+            elif name == "novelty":
+                more = {"data": data, "seeds": seeds}
+            elif name == "endurance":
+                more = {"data": data}
             elif name == "policy":
                 more = {"traces": traces, "policy": policy_file, "only": systems or ()}
             figures = BENCHMARKS[name](folder, seed, quick, **more)
