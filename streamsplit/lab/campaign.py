@@ -243,5 +243,6 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         if outcome.stalled_s <= STALL_S
         else "the machine stood still during it, three times over",
         "stalled_s": round(outcome.stalled_s, 2),
+        "disturbed": outcome.disturbed,
         "quota": outcome.quota,
     }

@@ -10,6 +10,7 @@ from typing import Final
 from streamsplit.lab.page import Html, tag
 
 LANE_HEIGHT: Final = 44
+STRIP_HEIGHT: Final = 20
 MAP_SIZE: Final = 400
 MAP_COLOURS: Final = 9
 
@@ -194,7 +195,9 @@ def strip(title: str, splits: Sequence[int | None], last_split: int) -> Html:
                 )
             begin = place
     legend = split_chips([split for split in splits if split is not None], last_split)
-    return tag("div", tag("div", tag("span", title)), _svg(parts, len(splits)), legend, class_="lane")
+    return tag(
+        "div", tag("div", tag("span", title)), _svg(parts, len(splits), STRIP_HEIGHT), legend, class_="lane"
+    )
 
 
 def embedding_map(x: Sequence[float], y: Sequence[float], labels: Sequence[str | None], title: str) -> Html:
@@ -236,12 +239,12 @@ def _stretches(values: Sequence[float | None], log: bool) -> list[list[tuple[int
     return [stretch for stretch in found if stretch]
 
 
-def _svg(parts: Sequence[Html], width: int) -> Html:
+def _svg(parts: Sequence[Html], width: int, height: int = LANE_HEIGHT) -> Html:
     return tag(
         "svg",
         parts,
         viewBox=f"0 0 {max(1, width)} {LANE_HEIGHT}",
         preserveAspectRatio="none",
-        height=LANE_HEIGHT,
+        height=height,
         role="img",
     )

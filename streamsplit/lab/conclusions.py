@@ -151,7 +151,14 @@ def _system(name: str, runs: Runs, seeds: Mapping[int, Seed], window_s: float) -
         totals[key] = None if None in values else sum(float(value) for value in values if value is not None)
     found = figures(runs, window_s, totals["downlink_bytes"], totals["client_cpu_s"])
     notes = sorted({fact["note"] for fact in facts if fact.get("note")})
-    return {"label": label_of(name), **found, "modelled": name == STREAMED, "notes": notes}
+    disturbed = [fact["disturbed"] for fact in facts if fact.get("disturbed") is not None]
+    return {
+        "label": label_of(name),
+        **found,
+        "modelled": name == STREAMED,
+        "notes": notes,
+        "disturbed": max(disturbed, default=None),
+    }
 
 
 def _simulated(seeds: Mapping[int, Seed]) -> dict[str, dict[str, Any]]:

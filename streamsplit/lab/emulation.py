@@ -31,11 +31,13 @@ class Emulation:
         core: the one that the client runs on; None: any, and the machine's load counts.
         share: of it that is the device's.
         speed: of sound and link.
+        usage: the kernel's file that counts the processor time of the device's processes; None: nothing counts them apart.
     """
 
     core: int | None
     share: float
     speed: float
+    usage: str | None = None
 
     def save(self, path: Path) -> None:
         """Writes the file."""
@@ -58,26 +60,50 @@ def load_emulation(path: Path) -> Emulation:
 
 
 class DeviceSystem(PsutilSystem):
-    """The real machine, but for the load: that of the device's core against its share.
+    """The real machine, but for the load: what the device's processes use of the device's share of a core.
 
-    Without a share, whatever runs on the core counts, other users' work included, for it takes the core all the same.
-    With one, the core idles while the quota holds the device back; busy time is then measured against the share.
+    Where the kernel does not count them apart, whatever runs on the device's core counts, others' work included.
     """
 
     def __init__(self, emulation: Emulation, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
-        self._emulation = emulation
+        self._clock, self._emulation = clock, emulation
 
     def cpu_seconds(self) -> tuple[float, float]:
         """(busy, all) processor seconds of the device."""
-        core = self._emulation.core
+        core, usage = self._emulation.core, self._emulation.usage
+        if usage is not None:
+            return used_s(Path(usage)), self._clock() * self._emulation.share
         if core is None:
             return super().cpu_seconds()
-        times = psutil.cpu_times(percpu=True)[core]
-        idle_s = times.idle + getattr(times, "iowait", 0.0)
-        all_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-        # `MachineTelemetry` bounds the quotient: noise of others may push it above 1.
-        return all_s - idle_s, all_s * self._emulation.share
+        busy_s, all_s = core_seconds(core)
+        # `MachineTelemetry` bounds the quotient: others' work may push it above 1.
+        return busy_s, all_s * self._emulation.share
+
+
+def core_seconds(core: int) -> tuple[float, float]:
+    """(busy, all) processor seconds of one core since boot."""
+    times = psutil.cpu_times(percpu=True)[core]
+    idle_s = times.idle + getattr(times, "iowait", 0.0)
+    all_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return all_s - idle_s, all_s
+
+
+def used_s(usage: Path) -> float:
+    """Processor seconds in a control group's file: nanoseconds alone (version 1), or a line ``usage_usec`` (version 2).
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        words = usage.read_text().split()
+        return (
+            float(words[words.index("usage_usec") + 1]) / 1e6
+            if "usage_usec" in words
+            else float(words[0]) / 1e9
+        )
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigError(f"emulation: {usage}: {error}") from error
 
 
 class EmulatedObserver:

@@ -104,7 +104,7 @@ small{color:var(--soft);font-size:.86em;display:block;line-height:1.2}
 .good{color:#1a7f4b;font-weight:600}.bad{color:var(--bad);font-weight:600}
 @media (prefers-color-scheme:dark){.good{color:#6fd49b}}
 figure{margin:.8em 0 1.4em}figcaption{margin-bottom:.5em}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:8px 28px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:8px 28px}
 .bars{display:grid;grid-template-columns:minmax(6.5em,10.5em) 1fr auto;gap:5px 10px;align-items:center;font-size:.84rem;font-variant-numeric:tabular-nums}
 .bars .name{line-height:1.15}.bars .value{text-align:right;white-space:nowrap}
 .track{position:relative;height:14px;background:var(--card);border-radius:3px}
@@ -123,5 +123,6 @@ svg .rule{stroke:var(--bad);stroke-width:1;stroke-dasharray:4 4;vector-effect:no
 .map{width:100%;max-width:520px;background:var(--card);border-radius:4px}
 dl{display:grid;grid-template-columns:minmax(5em,auto) 1fr;gap:.15em 1em;font-size:.9rem;margin:.6em 0}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 details{margin:.6em 0}summary{cursor:pointer;color:var(--accent);padding:.35em 0}
+@media (min-width:800px){tr>:first-child{min-width:15em}.bars{grid-template-columns:11.5em 1fr auto}}
 nav{display:flex;flex-wrap:wrap;gap:.3em 1em;margin:.8em 0}a{color:var(--accent)}
 """

@@ -35,9 +35,15 @@ DUTY_PERIOD_S: Final = 0.02
 
 
 class Quota(Protocol):
-    """A share of a core. A context manager: leaving it lets the processes go unhindered."""
+    """A share of a core. A context manager: leaving it lets the processes go unhindered.
+
+    Attributes:
+        method: how.
+        usage: the kernel's file that counts the processor time of its processes, while it is entered; None: there is none.
+    """
 
     method: Method
+    usage: Path | None
 
     def __enter__(self) -> Self: ...
 
@@ -53,6 +59,7 @@ class NoQuota:
     """The whole core."""
 
     method: Method = "none"
+    usage: Path | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +75,7 @@ class CgroupQuota:
     """A cgroup with a bandwidth limit.
 
     Args:
-        share: of one core, above 0.
+        share: of one core, above 0; from 1 on there is no limit, and the group only counts.
         name: of the group, made on entry and removed on exit.
         version: 1 or 2.
         root: where the hierarchies are mounted.
@@ -81,13 +88,19 @@ class CgroupQuota:
         self.method: Method = "cgroup-2" if version == 2 else "cgroup-1"
         self._quota_us = max(1000, round(share * PERIOD_US))
         self._period_us = round(self._quota_us / share)
-        self._version = version
+        self._version, self._limited = version, share < 1.0
         self._folder = (root if version == 2 else root / "cpu") / name
+        self._counting = self._folder if version == 2 else root / "cpuacct" / name
+        self.usage: Path | None = self._counting / ("cpu.stat" if version == 2 else "cpuacct.usage")
 
     def __enter__(self) -> Self:
         try:
             self._folder.mkdir()
-            if self._version == 2:
+            if self._counting != self._folder and not self._counting.exists():  # one mount may serve both
+                self._counting.mkdir()
+            if not self._limited:
+                pass
+            elif self._version == 2:
                 _put(self._folder / "cpu.max", f"{self._quota_us} {self._period_us}")
             else:
                 _put(self._folder / "cpu.cfs_period_us", str(self._period_us))
@@ -98,12 +111,13 @@ class CgroupQuota:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            for pid in (self._folder / "cgroup.procs").read_text().split():
-                with contextlib.suppress(OSError):
-                    (self._folder.parent / "cgroup.procs").write_text(pid)
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
+        for folder in {self._folder, self._counting}:
+            with contextlib.suppress(OSError):
+                for pid in (folder / "cgroup.procs").read_text().split():
+                    with contextlib.suppress(OSError):
+                        _put(folder.parent / "cgroup.procs", pid)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def add(self, pid: int) -> None:
         """Moves a process into the group.
@@ -112,7 +126,8 @@ class CgroupQuota:
             StorageError: it is not allowed, or the process has ended.
         """
         try:
-            _put(self._folder / "cgroup.procs", str(pid))
+            for folder in {self._folder, self._counting}:
+                _put(folder / "cgroup.procs", str(pid))
         except OSError as error:
             raise StorageError(
                 f"{self._folder}: process {pid} cannot be limited: {error.strerror}"
@@ -133,6 +148,7 @@ class DutyCycle:
     """
 
     method: Method = "duty-cycle"
+    usage: Path | None = None
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -169,11 +185,11 @@ class DutyCycle:
 
 
 def make_quota(share: float, name: str, root: Path = CGROUPS) -> Quota:
-    """The best way this machine offers, not entered yet; the whole core for a share of 1."""
-    if share >= 1.0:
-        return NoQuota()
+    """The best way this machine offers, not entered yet; for a share of 1 the whole core, counted where that can be."""
     version = writable_version(root)
-    return DutyCycle(share) if version is None else CgroupQuota(share, name, version, root)
+    if version is not None:
+        return CgroupQuota(share, name, version, root)
+    return NoQuota() if share >= 1.0 else DutyCycle(share)
 
 
 def writable_version(root: Path = CGROUPS) -> Literal[1, 2] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,13 +12,13 @@ from streamsplit.lab.page import Child, Html, document, join, table, tag
 from streamsplit.lab.results import Seed, read_all
 from streamsplit.lab.rows import Row
 from streamsplit.lab.systems import BEST_FIXED, LEARNED, ORACLE, STREAMED
+from streamsplit.lab.verdicts import claims, verdicts
+from streamsplit.lab.wording import mean_return, number, small_interval
 
 REPORT_FILE: Final = "report.html"
-OWN: Final = (LEARNED, "greedy_profile", "heuristic", "linucb", BEST_FIXED)
-"""Whose claims stand beside the paper's: the first that was run."""
+DISTURBED: Final = 0.1
 
 ADAPTIVE: Final = (LEARNED, "greedy_profile", "heuristic", "linucb")
-REFERENCE_LABELS: Final = {"server_pcm": "PCM per window", "server_opus": "Opus 12k"}
 
 
 def write_report(out: Path, summary: Mapping[str, Any]) -> Path:
@@ -53,98 +53,11 @@ def render(summary: Mapping[str, Any], results: Mapping[str, Mapping[int, Seed]]
             class_="soft",
         ),
         tag("nav", [tag("a", name, href=f"#{name}") for name in scenarios]),
-        _verdicts(scenarios),
-        _claims(summary["paper"], scenarios),
+        verdicts(scenarios),
+        claims(summary["paper"], scenarios),
         [_scenario(name, found, results[name]) for name, found in scenarios.items()],
         _method(about),
     )
-
-
-def _verdicts(scenarios: Mapping[str, Any]) -> Html:
-    """Return of ours against the rivals."""
-    rows = []
-    for name, found in scenarios.items():
-        systems = found["systems"]
-        learned, best, greedy, oracle = (
-            _return(systems.get(key)) for key in (LEARNED, BEST_FIXED, "greedy_profile", ORACLE)
-        )
-        rows.append([
-            tag("a", name, href=f"#{name}"),
-            _number(learned, 3),
-            *( _gap(found["learned_against"].get(rival)) for rival in (BEST_FIXED, "greedy_profile")),
-            [_number(best, 3), tag("small", systems.get(BEST_FIXED, {}).get("system", ""))],
-            _number(greedy, 3),
-            _number(oracle, 3),
-        ])  # fmt: skip
-    heading = (
-        "scenario",
-        "learned",
-        "less best fixed",
-        "less greedy",
-        "best fixed",
-        "greedy",
-        "oracle (modelled)",
-    )
-    return join([
-        tag("h2", "Return per window"),
-        tag(
-            "p",
-            "alpha A - beta latency / T_max - eta energy / E_budget, mean over windows; A by the table of qualities. Differences are window "
-            "by window on the same sound and trace, with a 95 % interval over redrawn stretches of ten windows: green where all of it "
-            "is above zero, red where all of it is below. The best fixed split is known only in hindsight; the oracle is simulated.",
-        ),
-        table(heading, rows),
-    ])  # fmt: skip
-
-
-def _claims(paper: Mapping[str, float], scenarios: Mapping[str, Any]) -> Html:
-    """The paper's claims in a row of their own, ours below."""
-    rows: list[list[Child]] = [
-        [
-            [tag("b", "the paper"), tag("small", "against server-centric")],
-            f"{paper['latency_times_lower']:g} x",
-            f"{paper['bytes_percent']:g} %",
-            f"{paper['energy_percent']:g} %",
-            f"within {paper['accuracy_points']:g}",
-            "",
-        ]
-    ]
-    for name, found in scenarios.items():
-        system = next((each for each in OWN if each in found["systems"]), None)
-        for reference, label in REFERENCE_LABELS.items():
-            compared = (found["systems"].get(system) or {}).get(f"against_{reference}") if system else None
-            if compared:
-                word = found["systems"][system]["label"] if system else ""
-                rows.append(
-                    [
-                        [tag("a", name, href=f"#{name}"), tag("small", f"{word}, against {label}")],
-                        [
-                            _number(compared["latency_times_lower"], 2, " x"),
-                            _small_interval(compared["latency_interval"], 2),
-                        ],
-                        _number(compared["bytes_percent"], 1, " %", sign=True),
-                        _number(compared["energy_percent"], 1, " %", sign=True),
-                        _number(compared["accuracy_points"], 1, sign=True),
-                        _number(compared["quality_points"], 1, sign=True),
-                    ]
-                )
-    heading = (
-        "",
-        "latency lower by",
-        "bytes up",
-        "energy (modelled)",
-        "accuracy, points",
-        "table's quality, points",
-    )
-    return join([
-        tag("h2", "Beside the paper's claims"),
-        tag(
-            "p",
-            "Ratio of median latencies; uplink bytes on the socket, everything included; energy beyond idle, modelled from measured "
-            "processor seconds and bytes; accuracy of a probe on the embeddings that were stored.",
-        ),
-        table(heading, rows, best=(0,)),
-    ])  # fmt: skip
 
 
 def _scenario(name: str, found: Mapping[str, Any], seeds: Mapping[int, Seed]) -> Html:
@@ -155,6 +68,7 @@ def _scenario(name: str, found: Mapping[str, Any], seeds: Mapping[int, Seed]) ->
         tag("h2", name, id=name),
         tag("p", found["title"], "" if found["complete"] else tag("b", " Not every seed has every system.")),
         _facts(seeds),
+        _disturbance(systems),
         tag("h3", "Figures"),
         _table(systems),
         tag("div", _charts(systems), class_="charts"),
@@ -193,39 +107,62 @@ def _facts(seeds: Mapping[int, Seed]) -> Html:
         ("device", device["name"] + ("" if device["slowdown"] == 1 else f", {slow}")),
         ("quota", "the whole core" if quota["share"] >= 1 else
                   f"{quota['share']:.0%} of a core by {quota['method']}; measured: {longer} longer"),
-        ("encoder", f"{about['encoder']}, version {about['version']}"),
-        ("quality", ("measured: " if about["quality"]["measured"] else "ASSUMED: ") + about["quality"]["source"]),
+    ]  # fmt: skip
+    sources = [
+        ("encoder", f"{about['encoder']}, version {about['version']}" + ("" if about["trained"] else ", NOT TRAINED")),
+        ("quality", about["quality"]["source"]),
         ("power", f"{about['power']['name']} (modelled): {about['power']['source']}"),
         ("probe", f"learned from {about['probe_windows']} windows of other sound" if about["probe_windows"] else "none"),
         ("uncertainty", ", ".join(f"{key} {value:.3f}" for key, value in about["uncertainty"].items())),
     ]  # fmt: skip
+    assumed = "" if about["quality"]["measured"] else "; the table of qualities is assumed"
+    return join([
+        _pairs(facts),
+        tag("details", tag("summary", f"Where the figures come from{assumed}; energy is modelled"), _pairs(sources)),
+    ])  # fmt: skip
+
+
+def _disturbance(systems: Mapping[str, Any]) -> Html | None:
+    """A warning where this machine had other work to do."""
+    shares = [each["disturbed"] for each in systems.values() if each.get("disturbed") is not None]
+    if not shares or max(shares) < DISTURBED:
+        return None
+    return tag(
+        "p",
+        tag("b", "This machine was not idle: ", class_="bad"),
+        f"work that has nothing to do with these runs took up to {max(shares):.0%} of the device's core. Latencies are "
+        "too long by as much as the client had to wait for it.",
+    )
+
+
+def _pairs(facts: Sequence[tuple[str, str]]) -> Html:
     return tag("dl", [[tag("dt", key), tag("dd", value)] for key, value in facts])
 
 
 def _table(systems: Mapping[str, Any]) -> Html:
     rows, best, most = [], None, float("-inf")
-    for number, (key, each) in enumerate(systems.items()):
-        value = _return(each)
-        if key != ORACLE and value is not None and value > most:
-            best, most = number, value
+    for place, (key, each) in enumerate(systems.items()):
+        value = mean_return(each)
+        if key not in (ORACLE, STREAMED, BEST_FIXED) and value is not None and value > most:
+            best, most = place, value
         latency, energy = each["latency_ms"], each["energy_mj"]
         accuracy = each.get("accuracy") or {}
         rows.append([
             [each["label"], tag("small", "; ".join(each.get("notes") or [])) if each.get("notes") else None],
-            [_number(value, 3), _small_interval((each["return"] or {}).get("interval") if isinstance(each["return"], dict) else None, 2)],
-            [_number(latency["p50"], 1), _small_interval(latency.get("interval"), 1)],
-            _number(latency["p95"], 1),
-            _number(latency["p99"], 1),
-            _number(each["uplink_bytes_per_s"], 0),
-            _number(each.get("downlink_bytes_per_s"), 0),
-            [_number(energy["mean"], 0), _small_interval(energy.get("interval"), 0)],
-            _number(each.get("compute_mj"), 1),
-            _number(each.get("radio_mj"), 0),
-            [_number(None if not accuracy else 100 * accuracy["mean"], 1),
-             _small_interval([None if end is None else 100 * end for end in accuracy.get("interval", [None, None])], 1)],
-            _number(100 * each["quality"] if each.get("quality") is not None else None, 1),
-            _number(each.get("lost"), 0),
-            _number(each.get("regret_to_modelled_oracle"), 3),
+            [number(value, 3), small_interval((each["return"] or {}).get("interval") if isinstance(each["return"], dict) else None, 2)],
+            [number(latency["p50"], 1), small_interval(latency.get("interval"), 1)],
+            number(latency["p95"], 1),
+            number(latency["p99"], 1),
+            number(each["uplink_bytes_per_s"], 0),
+            number(each.get("downlink_bytes_per_s"), 0),
+            [number(energy["mean"], 0), small_interval(energy.get("interval"), 0)],
+            number(each.get("compute_mj"), 1),
+            number(each.get("radio_mj"), 0),
+            [number(None if not accuracy else 100 * accuracy["mean"], 1),
+             small_interval([None if end is None else 100 * end for end in accuracy.get("interval", [None, None])], 1)],
+            number(100 * each["quality"] if each.get("quality") is not None else None, 1),
+            number(each.get("lost"), 0),
+            number(each.get("regret_to_modelled_oracle"), 3),
         ])  # fmt: skip
     heading = (
         "system", "return", "latency p50, ms", "p95", "p99", "bytes/s up", "down", "energy, mJ", "of it compute", "radio",
@@ -248,12 +185,12 @@ def _charts(systems: Mapping[str, Any]) -> list[Html]:
             if key != BEST_FIXED
         ]
 
-    returns = [value for each in systems.values() if (value := _return(each)) is not None]
+    returns = [value for each in systems.values() if (value := mean_return(each)) is not None]
     least = min(returns) - 0.15 * ((max(returns) - min(returns)) or 1.0) if returns else None
     return [
         bars(
             "Return per window; whiskers: 95 % interval",
-            items(_return, lambda each: each["return"].get("interval") if isinstance(each["return"], dict) else None),
+            items(mean_return, lambda each: each["return"].get("interval") if isinstance(each["return"], dict) else None),
             2,
             least=None if least is None else round(least, 1),
         ),
@@ -274,8 +211,8 @@ def _charts(systems: Mapping[str, Any]) -> list[Html]:
 
 def _timelines(systems: Mapping[str, Any], seeds: Mapping[int, Seed]) -> Html | None:
     """Of the first seed: what the adaptive systems did while link and load changed."""
-    number = min(seeds)
-    seed = seeds[number]
+    first = min(seeds)
+    seed = seeds[first]
     shown = [key for key in (*ADAPTIVE, systems.get(BEST_FIXED, {}).get("system")) if key in seed.rows]
     if not shown:
         return None
@@ -310,7 +247,7 @@ def _timelines(systems: Mapping[str, Any], seeds: Mapping[int, Seed]) -> Html | 
         tag("span", f"{end_s:.0f} s of sound"),
         class_="axis",
     )
-    return join([tag("h3", f"Over time, seed {number}"), parts, axis])
+    return join([tag("h3", f"Over time, seed {first}"), parts, axis])
 
 
 def _lanes(label: str, rows: list[Row], window_ms: float, last_split: int) -> list[Html]:
@@ -350,15 +287,15 @@ def _simulated(found: Mapping[str, Any]) -> Html | None:
     rows = []
     for key, each in found["simulated"].items():
         system = found["systems"].get(key) or {}
-        measured = _return(system) if key != ORACLE else None
+        measured = mean_return(system) if key != ORACLE else None
         rows.append([
             system.get("label") or key,
-            _number(each["return"], 3),
-            _number(measured, 3),
-            _number(each["latency_ms"]["p50"], 1),
-            _number(system["latency_ms"]["p50"] if key != ORACLE and system else None, 1),
-            _number(each["energy_mj"]["mean"], 0),
-            _number(system["energy_mj"]["mean"] if key != ORACLE and system else None, 0),
+            number(each["return"], 3),
+            number(measured, 3),
+            number(each["latency_ms"]["p50"], 1),
+            number(system["latency_ms"]["p50"] if key != ORACLE and system else None, 1),
+            number(each["energy_mj"]["mean"], 0),
+            number(system["energy_mj"]["mean"] if key != ORACLE and system else None, 0),
         ])  # fmt: skip
     error = found["simulator_error"]
     note = (
@@ -400,33 +337,3 @@ def _method(about: Mapping[str, Any]) -> Html:
         tag("p", "Files beside this one: ", tag("code", "summary.json"), ", ", tag("code", "windows.parquet"), " (a row per window), ",
             tag("code", "SCENARIO/seed-N/SYSTEM.json"), f". Machine: {about['machine']}.", class_="soft"),
     ])  # fmt: skip
-
-
-def _return(system: Mapping[str, Any] | None) -> float | None:
-    if system is None:
-        return None
-    value: float | Mapping[str, Any] | None = system["return"]
-    if isinstance(value, Mapping):
-        mean: float | None = value["mean"]
-        return mean
-    return value
-
-
-def _number(value: float | None, digits: int, unit: str = "", sign: bool = False) -> str:
-    if value is None:
-        return ""
-    return f"{value:{'+' if sign else ''},.{digits}f}{unit}"
-
-
-def _small_interval(interval: Any, digits: int) -> Html | None:
-    if not interval or interval[0] is None or interval[1] is None:
-        return None
-    return tag("small", f"{interval[0]:,.{digits}f} to {interval[1]:,.{digits}f}")
-
-
-def _gap(gap: Mapping[str, Any] | None) -> Child:
-    if not gap or gap["mean"] is None:
-        return ""
-    low, high = gap["interval"]
-    clear = "good" if low is not None and low > 0 else "bad" if high is not None and high < 0 else None
-    return [tag("span", f"{gap['mean']:+.3f}", class_=clear), _small_interval(gap["interval"], 3)]

@@ -49,10 +49,10 @@ def all_systems(last_split: int) -> dict[str, System]:
     ['server_pcm', 'server_flac', 'server_opus', 'split_0', 'split_1', 'edge_only', 'heuristic']
     """
     systems = [
-        _audio("server_pcm", "PCM, 16 bit, all on the server", "pcm16"),
-        _audio("server_flac", "FLAC, all on the server", "flac"),
-        _audio("server_opus", "Opus 12k, all on the server", "opus"),
-        System("split_0", "log-mel, 8 bit (split 0), all on the server", ("--split", "0"), fixed=True),
+        _audio("server_pcm", "PCM to the server", "pcm16"),
+        _audio("server_flac", "FLAC to the server", "flac"),
+        _audio("server_opus", "Opus 12k to the server", "opus"),
+        System("split_0", "log-mel, 8 bit (split 0)", ("--split", "0"), fixed=True),
         *(
             System(f"split_{split}", f"split {split}, 4 bit", ("--split", str(split)), fixed=True)
             for split in range(1, last_split)
@@ -69,10 +69,9 @@ def all_systems(last_split: int) -> dict[str, System]:
 def label_of(name: str) -> str:
     """For people, models and summaries included."""
     extra = {
-        STREAMED: "PCM streamed during capture (modelled)",
+        STREAMED: "PCM streamed (modelled)",
         ORACLE: "oracle (modelled)",
         BEST_FIXED: "best fixed split in hindsight",
-        "split_0": "log-mel, 8 bit (split 0)",
     }
     if name in extra:
         return extra[name]

@@ -15,7 +15,7 @@ from typing import Any
 
 from streamsplit.client.journal import read
 from streamsplit.errors import StorageError, StreamSplitError
-from streamsplit.lab.emulation import Emulation
+from streamsplit.lab.emulation import Emulation, core_seconds, used_s
 from streamsplit.lab.load_process import write_load
 from streamsplit.lab.processes import ToldProcess, make_folder, on_cores
 from streamsplit.lab.quota import Quota
@@ -67,6 +67,7 @@ class Outcome:
         note: what went wrong, for the report.
         quota: method that limited the client.
         stalled_s: the longest time that this process was held up: the machine stood still, and nothing it timed means anything.
+        disturbed: share of the device's core, 0..1, that neither the device used nor idled: other people's work; None: not known.
     """
 
     records: list[dict[str, Any]]
@@ -77,6 +78,7 @@ class Outcome:
     note: str | None
     quota: str
     stalled_s: float
+    disturbed: float | None
 
 
 async def run_trial(
@@ -110,6 +112,7 @@ async def run_trial(
     device = f"lab-{system.name}-{bench.seed}-{attempt}"
     async with contextlib.AsyncExitStack() as open_:
         quota = open_.enter_context(bench.limited())
+        _write_emulation(bench, quota, folder)
         open_.push_async_callback(load.stop)
         open_.push_async_callback(link.stop)
         await link.start()
@@ -127,13 +130,39 @@ async def run_trial(
         await link.hear()
         if loaded:
             load.tell("begin")
+        core = _Core(bench.cores[0][0] if bench.cores else None, quota)
         note, stalled_s = await _watch(bench, client, folder, progress)
+        disturbed = core.disturbed()
         link.tell("stats")
         statistics = await link.hear()
     summary_file = folder / "replay" / "summary.json"
     summary = json.loads(summary_file.read_text()) if summary_file.exists() else None
     records = list(read(folder / "replay" / "journal.jsonl"))
-    return Outcome(records, summary, statistics, began_unix_ms, device, note, quota.method, stalled_s)
+    return Outcome(
+        records, summary, statistics, began_unix_ms, device, note, quota.method, stalled_s, disturbed
+    )
+
+
+class _Core:
+    """The device's core from now on: who uses it."""
+
+    def __init__(self, core: int | None, quota: Quota) -> None:
+        self._core, self._usage = core, quota.usage
+        self._before = self._read()
+
+    def disturbed(self) -> float | None:
+        """Share of it that went to others, so far."""
+        before, after = self._before, self._read()
+        if before is None or after is None or after[1] <= before[1]:
+            return None
+        others_s = (after[0] - before[0]) - (after[2] - before[2])
+        return round(min(1.0, max(0.0, others_s / (after[1] - before[1]))), 3)
+
+    def _read(self) -> tuple[float, float, float] | None:
+        """(busy, all, the device's) processor seconds."""
+        if self._core is None or self._usage is None:
+            return None
+        return *core_seconds(self._core), used_s(self._usage)
 
 
 def _write_files(bench: Bench, folder: Path) -> None:
@@ -141,10 +170,14 @@ def _write_files(bench: Bench, folder: Path) -> None:
     try:
         bench.schedule.write_uplink(folder / "uplink.csv", speed)
         write_load(folder / "load.csv", bench.schedule.load, speed)
-        core = bench.cores[0][0] if bench.cores else None
-        Emulation(core, bench.scenario.quota, speed).save(folder / "emulation.json")
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def _write_emulation(bench: Bench, quota: Quota, folder: Path) -> None:
+    core = bench.cores[0][0] if bench.cores else None
+    usage = None if quota.usage is None else str(quota.usage)
+    Emulation(core, bench.scenario.quota, bench.scenario.speed, usage).save(folder / "emulation.json")
 
 
 def _link_arguments(bench: Bench, folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from streamsplit.errors import ConfigError, StorageError
+from streamsplit.lab.emulation import used_s
 from streamsplit.lab.load_process import read_load, write_load
 from streamsplit.lab.quota import CgroupQuota, DutyCycle, NoQuota, Quota, make_quota, writable_version
 
@@ -39,8 +40,9 @@ def test_a_control_group_holds_a_process_to_its_share_and_is_gone_afterwards() -
         pytest.skip("no cgroup hierarchy of this machine is writable")
     quota = CgroupQuota(0.2, "streamsplit-test", version)
     assert used_share(quota) < 0.3
-    with quota:
-        pass  # the name is free again
+    with quota:  # the name is free again, and nothing of before counts
+        assert quota.usage is not None
+        assert used_s(quota.usage) < 0.01
     assert quota.method == f"cgroup-{version}"
 
 
@@ -50,7 +52,7 @@ def test_a_duty_cycle_holds_a_process_to_about_its_share() -> None:
 
 def test_without_rights_the_duty_cycle_stands_in_and_the_whole_core_needs_nothing(tmp_path: Path) -> None:
     assert make_quota(0.5, "streamsplit-test", tmp_path / "none").method == "duty-cycle"
-    assert isinstance(make_quota(1.0, "streamsplit-test"), NoQuota)
+    assert isinstance(make_quota(1.0, "streamsplit-test", tmp_path / "none"), NoQuota)
     with pytest.raises(StorageError, match="no quota can be set"):
         CgroupQuota(0.5, "x", 1, tmp_path).__enter__()
 
