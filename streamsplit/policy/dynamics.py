@@ -28,7 +28,8 @@ import numpy.typing as npt
 
 from streamsplit.policy.cost import MOST_LOAD, message_bits, send_mj, stretch
 from streamsplit.policy.observation import SILENCE_DBFS, Observation
-from streamsplit.policy.worlds import QUALITY_KNOTS, Array, Flags, Worlds
+from streamsplit.policy.passage import Traces
+from streamsplit.policy.worlds import Array, Flags, Worlds, curve_at
 
 HOT_C: Final = 80.0
 COOLED_C: Final = 75.0
@@ -132,10 +133,7 @@ class Simulator:
         self.worlds = worlds
         self.world = np.asarray(rows, np.int64)
         self._figures = {name: values[self.world] for name, values in worlds.figures.items()}
-        ends = worlds.bits[:, -1]
-        self._apart = float(ends.max()) + 1e6
-        self._flat = (worlds.bits + np.arange(len(worlds))[:, None] * self._apart).ravel()
-        self._after_bps = np.maximum(ends / (worlds.windows * worlds.figures["hop_s"]), 1e4)
+        self._traces = Traces(worlds.bits, worlds.figures["hop_s"])
         self._state = np.zeros((_At.ANSWERS_S + IN_FLIGHT, len(self.world)))
         begin = np.zeros(len(self.world), np.int64) if start is None else np.asarray(start, np.int64)
         self.restart(np.arange(len(self.world)), self.world, begin)
@@ -167,7 +165,7 @@ class Simulator:
         other = object.__new__(Simulator)
         other.worlds, other.world = self.worlds, self.world[rows]
         other._figures = {name: values[rows] for name, values in self._figures.items()}
-        other._apart, other._flat, other._after_bps = self._apart, self._flat, self._after_bps
+        other._traces = self._traces
         other._state = self._state[:, rows]
         return other
 
@@ -207,7 +205,7 @@ class Simulator:
         now_s = state[_At.WINDOW] * figures["hop_s"]
         # What still waits for the processor does not wait for the link yet.
         reached_s = np.maximum(now_s, state[_At.SENT_S])
-        waiting_bits = np.maximum(state[_At.MARK_BITS] - self._carried(reached_s), 0.0)
+        waiting_bits = np.maximum(state[_At.MARK_BITS] - self._traces.carried(self.world, reached_s), 0.0)
         waiting_bits = np.where(state[_At.LEAVES_S] > now_s, waiting_bits, 0.0)
         battery_j, thermometer = figures["battery_j"], figures["thermometer"] > 0
         with np.errstate(invalid="ignore"):
@@ -362,9 +360,9 @@ class Simulator:
         flush = offload | (there & (held > figures["hold_windows"]))
         sent = np.where(flush, held_bits + np.where(offload, bits, 0.0), 0.0)
         ready_s = now_s + done_s
-        mark = np.maximum(new[_At.MARK_BITS], self._carried(ready_s)) + sent
+        mark = np.maximum(new[_At.MARK_BITS], self._traces.carried(self.world, ready_s)) + sent
         new[_At.MARK_BITS] = np.where(flush, mark, new[_At.MARK_BITS])
-        leaves_s = np.maximum(self._passed_s(mark), ready_s)
+        leaves_s = np.maximum(self._traces.passed_s(self.world, mark), ready_s)
         new[_At.BUSY_S] = np.where(flush & (new[_At.LEAVES_S] <= ready_s), ready_s, new[_At.BUSY_S])
         new[_At.LEAVES_S] = np.where(flush, leaves_s, new[_At.LEAVES_S])
         new[_At.SENT_S] = np.where(flush, ready_s, new[_At.SENT_S])
@@ -400,7 +398,9 @@ class Simulator:
         began_s = np.where(waiting, now_s, now_s + done_s)
         ended_s = np.minimum(new[_At.LEAVES_S], now_s + self._figures["hop_s"])
         seconds = np.maximum(ended_s - began_s, 0.0)
-        bits = np.maximum(self._carried(ended_s) - self._carried(began_s), 0.0)
+        bits = np.maximum(
+            self._traces.carried(self.world, ended_s) - self._traces.carried(self.world, began_s), 0.0
+        )
         timed = seconds >= TIMED_S
         known = old[_At.RATE_S] > 0
         quick = ~timed & (seconds > 0) & known & (bits * old[_At.RATE_S] > TIMED_S * old[_At.RATE_BITS])
@@ -416,7 +416,11 @@ class Simulator:
         known = state[_At.RATE_S] > 0
         rate = np.where(known, state[_At.RATE_BITS] / np.where(known, state[_At.RATE_S], 1.0), np.nan)
         # What has waited a second bounds it from above: by as much as left in the last hop.
-        passing = np.maximum((self._carried(now_s) - self._carried(now_s - hop_s)) / hop_s, 1e3)
+        passing = np.maximum(
+            (self._traces.carried(self.world, now_s) - self._traces.carried(self.world, now_s - hop_s))
+            / hop_s,
+            1e3,
+        )
         stalled = (waiting_bits > 0) & (now_s - state[_At.BUSY_S] >= STALLED_S)
         return np.where(stalled, np.fmin(rate, passing), rate)
 
@@ -438,39 +442,6 @@ class Simulator:
         self, rows: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], uncertainty: Array
     ) -> Array:
         return curve_at(self._figures["quality"][rows, slots], uncertainty)
-
-    # The link's trace, integrated.
-
-    def _carried(self, time_s: Array) -> Array:
-        """Bits that the link has carried by `time_s`, as if always busy."""
-        place = np.maximum(time_s, 0.0) / self._figures["hop_s"]
-        index = np.minimum(place.astype(np.int64), self.worlds.windows - 1)
-        begin, end = self.worlds.bits[self.world, index], self.worlds.bits[self.world, index + 1]
-        over_s = np.maximum(place - self.worlds.windows, 0.0) * self._figures["hop_s"]
-        inside: Array = begin + np.minimum(place - index, 1.0) * (end - begin)
-        return inside + over_s * self._after_bps[self.world]
-
-    def _passed_s(self, mark: Array) -> Array:
-        """When the link will have carried so many bits; beyond the timeline at its mean rate."""
-        ends = self.worlds.bits[self.world, -1]
-        inside = np.minimum(mark, ends)
-        found = np.searchsorted(self._flat, inside + self.world * self._apart)
-        index = np.clip(found - self.world * (self.worlds.windows + 1) - 1, 0, self.worlds.windows - 1)
-        begin, end = self.worlds.bits[self.world, index], self.worlds.bits[self.world, index + 1]
-        part = (inside - begin) / np.maximum(end - begin, 1e-9)
-        over_s = np.maximum(mark - ends, 0.0) / self._after_bps[self.world]
-        within_s: Array = (index + np.clip(part, 0.0, 1.0)) * self._figures["hop_s"]
-        return np.asarray(within_s + over_s)
-
-
-def curve_at(curves: Array, uncertainty: Array) -> Array:
-    """Reads quality curves [..., Q] at uncertainties [...]: linear between the knots, level beyond them."""
-    place = np.clip(np.searchsorted(QUALITY_KNOTS, uncertainty) - 1, 0, len(QUALITY_KNOTS) - 2)
-    low, high = QUALITY_KNOTS[place], QUALITY_KNOTS[place + 1]
-    part = np.clip((uncertainty - low) / (high - low), 0.0, 1.0)
-    left = np.take_along_axis(curves, place[..., None], axis=-1)[..., 0]
-    right = np.take_along_axis(curves, place[..., None] + 1, axis=-1)[..., 0]
-    return np.asarray(left + part * (right - left))
 
 
 def _known(value: float) -> float | None:

@@ -276,3 +276,13 @@ def option_figures(profile: Profile, quality: Quality, option: Option) -> dict[s
         "audio": float(split == AUDIO_SPLIT),
         "quality": quality.at(split, profile.last_split, QUALITY_KNOTS).tolist(),
     }
+
+
+def curve_at(curves: Array, uncertainty: Array) -> Array:
+    """Reads quality curves [..., Q] at uncertainties [...]: linear between the knots, level beyond them."""
+    place = np.clip(np.searchsorted(QUALITY_KNOTS, uncertainty) - 1, 0, len(QUALITY_KNOTS) - 2)
+    low, high = QUALITY_KNOTS[place], QUALITY_KNOTS[place + 1]
+    part = np.clip((uncertainty - low) / (high - low), 0.0, 1.0)
+    left = np.take_along_axis(curves, place[..., None], axis=-1)[..., 0]
+    right = np.take_along_axis(curves, place[..., None] + 1, axis=-1)[..., 0]
+    return np.asarray(left + part * (right - left))

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from streamsplit.errors import ConfigError
-from streamsplit.policy.dynamics import curve_at
 from streamsplit.policy.quality import Quality, flat, load_quality, shipped_quality
-from streamsplit.policy.worlds import QUALITY_KNOTS
+from streamsplit.policy.worlds import QUALITY_KNOTS, curve_at
 from tests.policy.worlds import QUALITY
 
 
