@@ -106,6 +106,7 @@ async def running(
         crashed,
         settings.max_batch,
         committed=feed,
+        inline=settings.durability == "process",
     )
     service.tail = tail
     server = grpc.aio.server(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
@@ -171,6 +172,7 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
         self._served = served
         self._identify = identify
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._connections: dict[Connection, str] = {}
         self._buckets: dict[str, TokenBucket] = {}
         self._draining = False
@@ -180,7 +182,10 @@ class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]
         self.refused = Counter[str]()
 
     def deliver(self, outcomes: Sequence[tuple[object, Outcome]]) -> None:
-        """Takes outcomes from the tail's threads to the event loop; the tail calls it."""
+        """Takes outcomes from the tail, on the event loop or from its threads."""
+        if threading.get_ident() == self._thread:
+            self._deliver_here(outcomes)
+            return
         with contextlib.suppress(
             RuntimeError
         ):  # the loop is closed: the process is going down, the windows are committed
