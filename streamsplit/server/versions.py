@@ -62,6 +62,7 @@ class ServedVersion:
         self._compute = _torch_device(compute)
         self._encoder = version.encoder.to(self._compute)
         self._log_mel = LogMel(version.front_end)
+        self._most: dict[tuple[int, Codec], int] = {}
 
     @property
     def last_split(self) -> int:
@@ -76,7 +77,9 @@ class ServedVersion:
             return f"codec {codec} does not go with split {split}"
         if split == self.last_split and codec not in EMBEDDING_CODECS:
             return f"codec {codec} is not one for embeddings"
-        most = self._most_bytes(split, codec)
+        most = self._most.get((split, codec)) or self._most.setdefault(
+            (split, codec), self._most_bytes(split, codec)
+        )
         if not 0 < payload_bytes <= most:
             return f"payload at split {split} as {codec}: expected 1..{most} bytes, got {payload_bytes}"
         return None
