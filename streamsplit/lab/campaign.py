@@ -27,6 +27,7 @@ from streamsplit.lab.conclusions import conclude
 from streamsplit.lab.hearing import Heard, Probe
 from streamsplit.lab.modelled import streamed
 from streamsplit.lab.preparation import (
+    QUOTA_PREFIX,
     Cores,
     Prepared,
     client_and_other_cores,
@@ -35,7 +36,7 @@ from streamsplit.lab.preparation import (
     quota_name,
 )
 from streamsplit.lab.processes import make_folder, server_process
-from streamsplit.lab.quota import make_quota
+from streamsplit.lab.quota import make_quota, remove_stale
 from streamsplit.lab.results import ABOUT, finished, folder_of, read_all, write_json, write_parquet, write_run
 from streamsplit.lab.rows import make_rows
 from streamsplit.lab.scenario import Scenario
@@ -128,6 +129,7 @@ class _Campaign:
 
     async def run(self) -> None:
         torch.set_num_threads(1)
+        remove_stale(QUOTA_PREFIX)
         make_folder(self._settings.out)
         for scenario in self._settings.scenarios:
             for seed in scenario.seeds:

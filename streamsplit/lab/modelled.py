@@ -25,6 +25,7 @@ from streamsplit.policy.decide import Decider, FixedSplit, make_decider
 from streamsplit.policy.profile import Profile
 
 LEAST_WINDOWS = 2
+LAST_S = 0.02
 
 
 def simulate(
@@ -81,10 +82,13 @@ def streamed(rows: Sequence[Row], run: Run) -> list[Row]:
         if row.latency_ms is None:
             result.append(row)
             continue
-        # The window's own transfer overlaps its capture; the last 20 ms of sound leave after it.
-        bits = message_bits(row.payload_bytes)
-        took_ms = 1e3 * bits / max(row.link_bps, LEAST_RATE_BPS)
-        saved_ms = min(took_ms * (1.0 - 0.02 / run.window_s), 1e3 * run.window_s, row.link_ms)
+        # The window's own transfer overlaps its capture; the last 20 ms of sound leave after it, there and back.
+        took_ms = 1e3 * message_bits(row.payload_bytes) / max(row.link_bps, LEAST_RATE_BPS)
+        after = LAST_S / run.window_s
+        least_ms = 2.0 * run.scenario.link.delay_ms + took_ms * after
+        saved_ms = min(
+            took_ms * (1.0 - after), 1e3 * (run.window_s - LAST_S), max(0.0, row.link_ms - least_ms)
+        )
         latency_ms = row.latency_ms - saved_ms
         result.append(
             replace(

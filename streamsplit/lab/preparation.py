@@ -34,6 +34,7 @@ from streamsplit.policy.scenarios import scaled
 Cores = tuple[Sequence[int], Sequence[int]]
 """(of the client and its load, of everything else)."""
 
+QUOTA_PREFIX: Final = "streamsplit-lab"
 MAP_WINDOWS: Final = 300
 PROFILE_REPEATS: Final = 15
 
@@ -82,7 +83,16 @@ def prepare_seed(
     profiles = folder.parents[1] / "profiles"
     profile, path = _profile(scenario, version, profiles, cores)
     run = Run(
-        scenario, schedule, heard, quality, version.encoder.last_split, profile.window_s, {}, None, None
+        scenario,
+        schedule,
+        heard,
+        quality,
+        version.encoder.last_split,
+        profile.window_s,
+        {},
+        None,
+        None,
+        profile,
     )
     possible = [system for system in systems if system.name != LEARNED or _has_policy(profile)]
     about = {
@@ -117,7 +127,7 @@ def client_and_other_cores() -> Cores | None:
 
 def quota_name() -> str:
     """Of this process' control group."""
-    return f"streamsplit-lab-{os.getpid()}"
+    return f"{QUOTA_PREFIX}-{os.getpid()}"
 
 
 def _profile(scenario: Scenario, version: Version, folder: Path, cores: Cores | None) -> tuple[Profile, Path]:

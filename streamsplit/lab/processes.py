@@ -35,6 +35,7 @@ def make_folder(path: Path) -> None:
 
 START_S = 60.0
 STOP_S = 15.0
+ANSWER_S = 180.0
 
 
 @dataclass(slots=True)
@@ -200,7 +201,7 @@ class ToldProcess:
         """
         stdout = self._running.stdout
         try:
-            line = b"" if stdout is None else await asyncio.wait_for(stdout.readline(), START_S)
+            line = b"" if stdout is None else await asyncio.wait_for(stdout.readline(), ANSWER_S)
             said = json.loads(line)
         except (TimeoutError, ValueError):
             raise StreamSplitError(f"the {self.name} process did not answer; see {self._log}") from None

@@ -203,6 +203,16 @@ def writable_version(root: Path = CGROUPS) -> Literal[1, 2] | None:
     return None
 
 
+def remove_stale(prefix: str, root: Path = CGROUPS) -> None:
+    """Removes empty groups called PREFIX-PID whose process is gone: what a lab that was killed left behind."""
+    for hierarchy in (root, root / "cpu", root / "cpuacct"):
+        for folder in hierarchy.glob(f"{prefix}-*"):
+            number = folder.name.rpartition("-")[2]
+            if number.isdecimal() and not psutil.pid_exists(int(number)):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
 # How much slower work becomes in truth.
 
 _WORK = """

@@ -22,8 +22,10 @@ from streamsplit.lab.hearing import Heard
 from streamsplit.lab.scenario import Scenario
 from streamsplit.lab.schedule import Schedule
 from streamsplit.lab.summary import DONE
-from streamsplit.policy.cost import reward, send_mj
+from streamsplit.policy.cost import device_ms, reward, send_mj
+from streamsplit.policy.observation import Option
 from streamsplit.policy.power import PowerModel
+from streamsplit.policy.profile import Profile
 from streamsplit.policy.quality import Quality
 
 Array = npt.NDArray[np.float64]
@@ -104,6 +106,7 @@ class Run:
         right: by sequence, what the probe says of the stored embeddings.
         client_cpu_s: of the client; None: not known, the measured parts stand for it.
         uplink_bytes: on the socket; None: only payloads are known.
+        profile: of the emulated device: its parts never count less than this says, for a quota does not slow short work down.
     """
 
     scenario: Scenario
@@ -115,6 +118,7 @@ class Run:
     right: Mapping[int, bool | None]
     client_cpu_s: float | None
     uplink_bytes: float | None
+    profile: Profile | None = None
 
 
 def make_rows(run: Run, records: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -175,6 +179,7 @@ def _row(
 ) -> Row:
     scenario, sequence, split = run.scenario, record["sequence"], record["split"]
     own_ms, link_ms, server_ms = parts_ms(scenario, record["measured"])
+    own_ms += _unslowed_ms(run, record)
     late_ms *= scenario.speed
     local = split == run.last_split
     if local:  # usable before it is sent
@@ -215,6 +220,16 @@ def _row(
         seen_uncertainty=seen.get("uncertainty"),
         reason=(record.get("decision") or {}).get("reason"),
     )
+
+
+def _unslowed_ms(run: Run, record: Mapping[str, Any]) -> float:
+    """What a quota, which hands out time in slices, left the parts of a window too short by; 0 without a quota."""
+    profile, scenario = run.profile, run.scenario
+    if profile is None or scenario.quota >= 1.0:
+        return 0.0
+    option = Option(record["split"], record["codec"], 0.0)
+    took_ms = sum(float(record["measured"].get(part, 0.0)) for part in OWN[:3]) * scenario.compute_factor
+    return max(0.0, sum(device_ms(profile, option)) - took_ms)
 
 
 def _missing(run: Run, sequence: int, state: str) -> Row:

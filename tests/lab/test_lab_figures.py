@@ -12,10 +12,15 @@ from streamsplit.lab.agreement import Comparison
 from streamsplit.lab.conclusions import against, best_fixed
 from streamsplit.lab.figures import difference, figures, interval, ratio_interval
 from streamsplit.lab.hearing import Heard
+from streamsplit.lab.modelled import streamed
 from streamsplit.lab.rows import Row, Run, lateness_ms, make_rows
 from streamsplit.lab.scenario import parse
 from streamsplit.lab.schedule import make_schedule
+from streamsplit.policy.cost import MESSAGE_BYTES, device_ms
+from streamsplit.policy.observation import Option
+from streamsplit.policy.power import PI4_LTE
 from streamsplit.policy.quality import Quality
+from streamsplit.policy.scenarios import scaled, shipped_profile
 
 WINDOW_S = 0.96
 QUALITY = Quality(
@@ -99,6 +104,28 @@ def test_energy_is_processor_time_of_the_slow_device_and_bytes_and_the_radio_bet
     radio = 1e3 * (500.0 * power.radio_j_per_byte + power.radio_active_w * sending_s)
     radio += 1e3 * power.radio_tail_w * (WINDOW_S - sending_s)
     assert [row.radio_mj for row in rows] == pytest.approx([radio, radio])
+
+
+def test_work_too_short_for_a_quota_counts_what_the_profile_says() -> None:
+    profile = scaled(shipped_profile("compact"), 10.0, PI4_LTE)
+    run = make_run(1, speed=2.0, slowdown=10.0, profile=profile)
+    expected = sum(device_ms(profile, Option(2, "int4", 0.0)))
+    quick = {"features_ms": 0.1, "head_ms": 0.1, "pack_ms": 0.1}
+    assert make_rows(run, [on_time(0, 0.3, **quick)])[0].own_ms == pytest.approx(expected)
+    slow = {"features_ms": 40.0, "head_ms": 40.0, "pack_ms": 40.0}
+    assert make_rows(run, [on_time(0, 120.0, **slow)])[0].own_ms == pytest.approx(240.0)
+
+
+def test_streamed_sound_saves_what_passed_during_the_capture_but_not_the_way_there_and_back() -> None:
+    run = make_run(1)
+    sent = row(0, payload_bytes=30_720, link_bps=1e6, link_ms=300.0, latency_ms=310.0)
+    after = streamed([sent], run)[0]
+    passed_ms = 8.0 * (30_720 + MESSAGE_BYTES) / 1e3 * (1.0 - 0.02 / WINDOW_S)
+    assert sent.link_ms - after.link_ms == pytest.approx(passed_ms)
+    assert after.latency_ms == pytest.approx(310.0 - passed_ms)
+    fading = streamed([replace(sent, link_bps=0.0)], run)[0]
+    assert after.reward > fading.reward
+    assert fading.link_ms == sent.link_ms  # a link that stands still passes nothing during the capture either
 
 
 def row(sequence: int, **said: Any) -> Row:
