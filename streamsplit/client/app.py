@@ -20,6 +20,7 @@ from streamsplit.client.daemon import Counters, Daemon, DaemonSettings, Source
 from streamsplit.client.edge import Codecs, Edge
 from streamsplit.client.journal import Journal
 from streamsplit.client.learner import Learner
+from streamsplit.client.lessons import Lessons
 from streamsplit.client.observer import LiveObserver, Observer
 from streamsplit.client.spool import Spool
 from streamsplit.client.telemetry import MachineTelemetry
@@ -28,7 +29,9 @@ from streamsplit.client.version_store import VersionStore
 from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import ConfigError
+from streamsplit.policy.decide import Learner as LearningDecider
 from streamsplit.policy.decide import Pilot, make_decider
+from streamsplit.policy.learned import encoder_quality
 from streamsplit.policy.observation import AUDIO_SPLIT
 from streamsplit.policy.profile import Profile, load_profile, profile_for
 
@@ -78,9 +81,11 @@ async def device(
         )
     torch.set_num_threads(settings.threads)
     version = VersionStore(settings.state_dir).begin(version)
-    pilot = Pilot(
-        make_decider(settings.decider, _profile(settings, version), last_split=version.encoder.last_split)
-    )
+    profile = _profile(settings, version)
+    pilot = Pilot(make_decider(settings.decider, profile, last_split=version.encoder.last_split))
+    lessons = None
+    if profile is not None and isinstance(pilot.decider, LearningDecider):
+        lessons = Lessons(pilot, profile, encoder_quality(profile))
     spool = Spool(settings.state_dir / "spool.db", int(settings.spool_max_mb * 1e6))
     with contextlib.ExitStack() as open_:
         open_.callback(spool.close)
@@ -98,7 +103,7 @@ async def device(
                 MachineTelemetry().read,
             )
         edge = Edge(version, Codecs.from_settings(settings), learner.heard if learner else None)
-        daemon = Daemon(daemon_settings, source, edge, pilot, spool, journal, learner)
+        daemon = Daemon(daemon_settings, source, edge, pilot, spool, journal, learner, lessons)
         synchroniser = learner.synchroniser if learner else None
         uplink = Uplink(settings, version, spool, daemon.answered, synchroniser=synchroniser)
         live = observer or LiveObserver(telemetry, uplink, spool, lambda: daemon.uncertainty)
@@ -122,7 +127,8 @@ def _return_memory() -> None:
 def _profile(settings: ClientSettings, version: Version) -> Profile | None:
     if settings.profile:
         return load_profile(settings.profile)
-    return profile_for(version) if settings.decider == "greedy-profile" else None
+    kind = settings.decider.partition(":")[0]
+    return profile_for(version) if kind in ("greedy-profile", "learned", "linucb") else None
 
 
 def run(settings: ClientSettings) -> Counters:

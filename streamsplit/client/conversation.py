@@ -67,6 +67,7 @@ class Desk:
         clock: monotonic seconds.
         random: jitter.
         synchroniser: of weights and memory, where the device learns.
+        last_sent_s: when a window last went onto the wire.
     """
 
     settings: ClientSettings
@@ -77,6 +78,7 @@ class Desk:
     clock: Callable[[], float]
     random: random.Random
     synchroniser: Synchroniser | None = None
+    last_sent_s: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -238,6 +240,7 @@ class Conversation:
             if not self._in_flight:
                 self._progress_s = now_s
             self._in_flight[step.key] = _InFlight(step, row, now_s)
+            self._desk.last_sent_s = now_s
             self._desk.estimator.sent(step.key, len(step.payload), now_s)
             await self._connection.write(self._connection.window_message(step))
 

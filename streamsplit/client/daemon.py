@@ -15,6 +15,7 @@ from streamsplit.client.conversation import Answer
 from streamsplit.client.edge import Edge
 from streamsplit.client.journal import Journal
 from streamsplit.client.learner import Learner
+from streamsplit.client.lessons import Lessons
 from streamsplit.client.observer import Observer
 from streamsplit.client.recording import Skip
 from streamsplit.client.records import Records
@@ -102,6 +103,7 @@ class Daemon:
         observer: what the decision is based on; set by the caller once the uplink exists.
         spool, journal: what survives.
         learner: what the device makes of its stream, where it learns.
+        lessons: what came of the decisions, where the decider learns.
         clock: monotonic seconds.
     """
 
@@ -114,6 +116,7 @@ class Daemon:
         spool: Spool,
         journal: Journal,
         learner: Learner | None = None,
+        lessons: Lessons | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -125,6 +128,7 @@ class Daemon:
         self._options = edge.options()
         self._choice: Choice | None = None
         self._learner = learner
+        self._lessons = lessons
         self._progress = asyncio.Event()
         self._brief = False
         self._uplink_bytes: Callable[[], int] = lambda: 0
@@ -173,6 +177,8 @@ class Daemon:
                         "observation": observation.as_dict(),
                         "expected": self._choice.expected,
                     }
+                    if self._lessons:
+                        self._lessons.decided((window.stream, window.sequence), self._choice, observation)
                     step = await self._process(window, self._choice)
                     await self._offer(replace(step, decision=decision), uplink)
             except asyncio.CancelledError:
@@ -236,6 +242,7 @@ class Daemon:
             await self._learner.turn()
         if self._settings.alone:
             self._records.done(step, "local", None, now_s, now_s)
+            self._teach(step, now_s)
             return
         if not sent or self._learner:
             uplink.wake()
@@ -271,6 +278,11 @@ class Daemon:
             self._records.signals(signals)
             if truth is None and signals.disagreement:
                 self.uncertainty = signals.disagreement[-1]
+
+    def _teach(self, step: Step, usable_s: float) -> None:
+        """The decider learns what became of a window of this run."""
+        if self._lessons:
+            self._lessons.done(step, (usable_s - step.captured_s) * 1e3, self.uncertainty)
 
     def _take_version(self, sequence: int, uplink: Uplink) -> None:
         """Serves the next version from this window on, once it has come."""
@@ -322,5 +334,9 @@ class Daemon:
                 self.uncertainty = ack.uncertainty
             if ack.embedding:
                 self._learn(answer.step, ack.embedding, Codec.INT8, ack.uncertainty)
+        local = answer.step.split == self._edge.version.encoder.last_split
+        offered = self._records.offered.get(answer.step.key)
+        if offered:
+            self._teach(answer.step, offered[0] if local else answer.answered_s)
         self._records.done(answer.step, answer.state, answer, answer.sent_s, answer.answered_s)
         self._progress.set()

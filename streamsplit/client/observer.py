@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -33,16 +34,19 @@ class LiveObserver:
         uplink: Uplink,
         spool: Spool,
         uncertainty: Callable[[], float | None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._telemetry = telemetry
         self._uplink = uplink
         self._spool = spool
         self._uncertainty = uncertainty
+        self._clock = clock
 
     def observe(self, window: Window, last_split: int | None) -> Observation:
         """Measured, all of it; the machine's part at most half a second old."""
         machine = self._telemetry.read()
         link = self._uplink.estimator
+        now_s, sent_s = self._clock(), self._uplink.last_sent_s
         return Observation(
             cpu_percent=machine.cpu_percent,
             memory_percent=machine.memory_percent,
@@ -58,6 +62,8 @@ class LiveObserver:
             rtt_ms=link.rtt_ms,
             uncertainty=self._uncertainty(),
             last_split=last_split,
+            lag_s=round(max(0.0, now_s - window.captured_s), 4),
+            since_send_s=None if sent_s is None else round(now_s - sent_s, 3),
         )
 
 

@@ -162,6 +162,11 @@ class Uplink:
         return self._talk.in_flight if self._talk else 0
 
     @property
+    def last_sent_s(self) -> float | None:
+        """When a window last went onto the wire, monotonic; None: not yet."""
+        return self._desk.last_sent_s
+
+    @property
     def bytes_measured_on(self) -> str:
         """What `uplink_bytes` counts: "socket" (everything, framing and TLS included) or, where no system tells, "messages"."""
         return "socket" if supported() else "messages"
