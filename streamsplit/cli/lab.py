@@ -39,7 +39,10 @@ def list_() -> None:
     """Show the scenarios that come with the project."""
     from streamsplit.lab import scenario as lab
 
-    table = Table("scenario", "what", "link", "device", "load", "speed", box=None)
+    table = Table(box=None)
+    table.add_column("scenario", no_wrap=True)
+    for heading in ("what", "link", "device", "load", "speed"):
+        table.add_column(heading)
     for name in lab.shipped():
         each = lab.load(name)
         link = each.link.trace or each.link.made
@@ -178,9 +181,9 @@ def _table(name: str, found: dict[str, Any]) -> Table:
     """A scenario's systems, a line each."""
     seeds = len(found["seeds"])
     table = Table(
-        "system", "return", "p50 ms", "p95", "p99", "bytes/s up", "mJ/window*", "accuracy", "lost",
+        "system", "return", "p50 ms", "p95", "p99", "bytes/s", "mJ*", "acc. %", "lost",
         title=escape(f"{name}: {found['title']} ({found['encoder']}, {seeds} seed{'s' if seeds > 1 else ''})"),
-        caption="* modelled from measured processor time and bytes", title_justify="left", box=None,
+        caption="bytes up; * per window, modelled from measured processor time and bytes", title_justify="left", box=None,
     )  # fmt: skip
     for system in found["systems"].values():
         value = system["return"]

@@ -115,7 +115,7 @@ figure{margin:.8em 0 1.4em}figcaption{margin-bottom:.5em}
 .chips{display:flex;flex-wrap:wrap;gap:4px 14px;font-size:.84rem;margin:.3em 0}
 .chip::before{content:"";display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em;vertical-align:-.05em;background:var(--c)}
 .mix{display:flex;height:14px;border-radius:3px;overflow:hidden;background:var(--card)}.mix span{background:var(--c)}
-.lane{margin:.15em 0 .5em}.lane svg{display:block;width:100%;background:var(--card);border-radius:3px}
+.lane{margin:.15em 0 .5em}.lane .chips{justify-content:flex-start;gap:4px 14px}.lane svg{display:block;width:100%;background:var(--card);border-radius:3px}
 .lane div{display:flex;justify-content:space-between;font-size:.8rem;color:var(--soft);gap:1em}
 .axis{display:flex;justify-content:space-between;font-size:.78rem;color:var(--soft)}
 svg .area{fill:var(--accent);opacity:.35}svg .line{fill:none;stroke:var(--accent);stroke-width:1.5;vector-effect:non-scaling-stroke}
