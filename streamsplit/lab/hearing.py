@@ -146,6 +146,7 @@ def make_probe(sound: SoundPart, version: Version, folder: Path) -> Probe | None
         learned = [each for each in learned if each.fold != sound.fold and each.label]
         if not learned:
             return None
+        make_folder(folder)
         manifest, scape = _write_manifest(shuffled(learned, sound.seed), folder / "manifest.csv"), None
     heard = hear(manifest, scape, version)
     return Probe(heard) if len({label for label in heard.labels if label is not None}) > 1 else None
