@@ -7,12 +7,13 @@ answer, on every machine and after every restart, and neighbours of a judged win
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer
+from streamsplit.learning.pool import NEIGHBOUR_SHARE
 from streamsplit.learning.refine import Lesson, RefineSettings
 from streamsplit.learning.replay import ReplayReader
 
@@ -20,8 +21,11 @@ STRETCH = 16
 HELD_OUT_ONE_IN = 10
 FROM_ONE_STRETCH = 6
 """Windows judged of one stretch: enough to find each other, few enough that many stretches are heard."""
-OVERDRAW = 2
+OVERDRAW = 3
 """Windows drawn for one that is used: a tenth is held out, others may be of versions that cannot be used."""
+APART_S = 5.0
+"""Anchors of one stream begin further apart than this, while there are such: windows of one sound as each other's negatives would teach
+that it is not itself."""
 
 Usable = Callable[[BufferedWindow], bool]
 
@@ -70,16 +74,35 @@ def draw_lesson(
     """
     chance = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 4)
     found = reader.sample(OVERDRAW * settings.batch, chance)
-    anchors = [window for window in found if usable(window) and not held_out(window)][: settings.batch]
+    usable_ones = [window for window in found if usable(window) and not held_out(window)]
     pairs = []
-    for anchor in anchors:
+    for anchor in _apart(usable_ones, settings.batch):
         near = [
             other
             for other in reader.near(anchor, settings.neighbour_s)
             if other.kind == anchor.kind and not held_out(other)
-        ] or [anchor]
+        ]
+        if not near or float(torch.rand(1, generator=chance)) >= NEIGHBOUR_SHARE:
+            near = [anchor]
         pairs.append((anchor, near[int(torch.randint(len(near), (1,), generator=chance))]))
     return Lesson(pairs, recent_run(buffer, settings.hybrid_windows, chance, usable))
+
+
+def _apart(windows: Sequence[BufferedWindow], count: int) -> list[BufferedWindow]:
+    """`count` of them, the first ones that lie more than APART_S from each other, then others if these are too few."""
+    chosen: list[BufferedWindow] = []
+    near: list[BufferedWindow] = []
+    taken: dict[tuple[str, str], list[float]] = {}
+    for window in windows:
+        if len(chosen) == count:
+            break
+        times = taken.setdefault((window.device, window.stream), [])
+        if any(abs(window.start_s - other) <= APART_S for other in times):
+            near.append(window)
+        else:
+            times.append(window.start_s)
+            chosen.append(window)
+    return chosen + near[: count - len(chosen)]
 
 
 def recent_run(

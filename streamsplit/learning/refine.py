@@ -49,6 +49,8 @@ class RefineSettings:
         learning_rate: after the warm-up, for ever: the stream has no end.
         weight_decay: AdamW's.
         warm_up_steps: in which the rate rises.
+        averaged_steps: what is published is a running mean of the weights over about so many steps: at a rate that never falls it takes
+            the place of a fall; 0: the weights themselves.
         temperature: of InfoNCE.
         clip: the gradient's largest norm.
         neighbour_s: how far apart the two sides of a pair may begin.
@@ -63,6 +65,7 @@ class RefineSettings:
     learning_rate: float = 5e-4
     weight_decay: float = 1e-2
     warm_up_steps: int = 20
+    averaged_steps: int = 16
     temperature: float = 0.1
     clip: float = 1.0
     neighbour_s: float = 1.5
@@ -78,6 +81,7 @@ class RefineSettings:
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("warm_up_steps", self.warm_up_steps >= 0, "0 or more"),
+            ("averaged_steps", self.averaged_steps >= 0, "0 or more"),
             ("temperature", 0 < self.temperature < math.inf, "above 0"),
             ("clip", self.clip > 0, "above 0"),
             ("neighbour_s", 0 <= self.neighbour_s < math.inf, "0 or more"),
@@ -110,6 +114,13 @@ class Refiner:
         ranges_of: asked for the ranges of every (version, split) of the payloads.
         frozen: how many blocks do not move, 0 to L - 1; their batch norms neither.
         device: "cpu" or "cuda".
+        done: number of the first step.
+
+    Attributes:
+        done: steps.
+        began: number of the first step; the rate rises from there.
+        skipped: steps whose gradient was not finite.
+        mean: running mean of `parameters`, one for one, over the last `averaged` steps or so.
     """
 
     def __init__(
@@ -119,6 +130,7 @@ class Refiner:
         ranges_of: RangesOf,
         frozen: int = 0,
         device: str = "cpu",
+        done: int = 0,
     ) -> None:
         if not 0 <= frozen < encoder.last_split:
             raise ConfigError(f"frozen blocks: expected 0..{encoder.last_split - 1}, got {frozen}")
@@ -129,7 +141,9 @@ class Refiner:
         for block in encoder.blocks[:frozen]:
             block.requires_grad_(False)
         self.optimiser = self._fresh_optimiser()
-        self.done = 0
+        self.mean = _copies(self.parameters)
+        self.averaged = 0
+        self.done = self.began = done
         self.skipped = 0
 
     @property
@@ -159,6 +173,7 @@ class Refiner:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         if bool(torch.isfinite(norm)):
             self.optimiser.step()
+            self._follow()
         else:
             self.skipped += 1
         across.average(buffer for buffer in self.encoder.buffers() if buffer.is_floating_point())
@@ -179,14 +194,24 @@ class Refiner:
             for name, change in difference.items():
                 if own[name].requires_grad:
                     own[name].add_(change.to(own[name]))
+            means = {name: mean for (name, _), mean in zip(self._named(), self.mean, strict=True)}
+            for name, mean in means.items():
+                if name in difference:
+                    mean.add_(difference[name].to(mean))
 
     def candidate(self, calm: Tensor) -> SplitEncoder:
-        """The encoder as it would be published: a copy on the CPU, its batch norms settled on windows as they are.
+        """The encoder as it would be published: a copy on the CPU with the mean weights, its batch norms settled on windows as they are.
 
         Args:
             calm: [N, ...] a few hundred windows at boundary `frozen`, from `boundary`.
         """
-        twin = copy.deepcopy(self.encoder).cpu()
+        twin = copy.deepcopy(self.encoder)
+        if self.settings.averaged_steps:
+            learned = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+            with torch.no_grad():
+                for parameter, mean in zip(learned, self.mean, strict=True):
+                    parameter.copy_(mean)
+        twin.cpu()
         twin.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         settle_norms(twin, calm.cpu(), self.frozen)
         return twin.requires_grad_(False)
@@ -211,6 +236,11 @@ class Refiner:
             weights=self.encoder.state_dict(),
             optimiser=optimiser_tensors(self.encoder, self.optimiser),
             losses={},
+            more={
+                "averaged": torch.tensor(self.averaged),
+                "began": torch.tensor(self.began),
+                **{f"mean/{name}": mean for (name, _), mean in zip(self._named(), self.mean, strict=True)},
+            },
         )
 
     def resume(self, saved: Progress) -> None:
@@ -230,6 +260,10 @@ class Refiner:
         ):
             raise ConfigError("refiner: the progress is of another encoder")
         self.encoder.load_state_dict(dict(saved.weights))
+        with torch.no_grad():
+            for (name, _), mean in zip(self._named(), self.mean, strict=True):
+                mean.copy_(saved.more[f"mean/{name}"])
+        self.averaged, self.began = int(saved.more["averaged"]), int(saved.more["began"])
         restore_optimiser(self.encoder, self.optimiser, saved.optimiser)
         self.done = saved.step
 
@@ -282,6 +316,16 @@ class Refiner:
         )
         return terms
 
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The mean takes the weights of the step just done."""
+        self.averaged = min(self.averaged + 1, max(1, self.settings.averaged_steps))
+        for parameter, mean in zip(self.parameters, self.mean, strict=True):
+            mean.lerp_(parameter, 1 / self.averaged)
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, value) for name, value in self.encoder.named_parameters() if value.requires_grad]
+
     def _set_modes(self) -> None:
         self.encoder.train()
         for block in self.encoder.blocks[: self.frozen]:
@@ -328,7 +372,9 @@ class Refiner:
         return torch.Generator().manual_seed((self.settings.seed * 1_000_003 + self.done) * 4 + use)
 
     def _rate(self) -> float:
-        return self.settings.learning_rate * min(1.0, (self.done + 1) / max(1, self.settings.warm_up_steps))
+        return self.settings.learning_rate * min(
+            1.0, (self.done - self.began + 1) / max(1, self.settings.warm_up_steps)
+        )
 
     def _fresh_optimiser(self) -> torch.optim.AdamW:
         return torch.optim.AdamW(
@@ -338,3 +384,7 @@ class Refiner:
     def _said(self) -> dict[str, object]:
         said: dict[str, object] = json.loads(json.dumps(asdict(self.settings)))
         return {"refine": said, "encoder": self.encoder.name, "frozen": self.frozen}
+
+
+def _copies(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]

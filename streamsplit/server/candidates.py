@@ -10,7 +10,7 @@ from torch import Tensor
 
 from streamsplit.encoders.version import Version
 from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer, by_kind, unpacked
-from streamsplit.learning.gate import GateSettings, Verdict, judge, quality
+from streamsplit.learning.gate import FLOORS_ALONE, GateSettings, Verdict, judge, quality
 from streamsplit.learning.lessons import Judged
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.refine import Refiner
@@ -55,7 +55,7 @@ def make_candidate(
         judged: held-out windows.
         ranges_of: of payloads.
         bits: of the difference.
-        gate: what is asked.
+        gate: what is asked; the defaults unless told, of the first version after random weights only that it has not collapsed.
 
     Raises:
         ValueError: weights that are not finite.
@@ -69,7 +69,8 @@ def make_candidate(
         {path: quality(z, judged.stretches) for path, z in embeddings(one, judged.windows, ranges_of).items()}
         for one in (version, base)
     )
-    return Candidate(version, difference, judge(new, old, gate))
+    asked = gate or (GateSettings() if base.trained else FLOORS_ALONE)
+    return Candidate(version, difference, judge(new, old, asked))
 
 
 @torch.inference_mode()

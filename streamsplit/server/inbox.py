@@ -3,13 +3,17 @@
 A file is a message of `learning.differences` whose header also says "device", "base", "windows". It appears whole or not at all. A
 device has one place: what it sends before the refiner has looked takes the place of what it sent before, so the folder is bounded by
 the number of devices, and a device's difference must be all it has learned since its base.
+
+What has been merged is put away in taken/, again one for a device: of a later difference of the same base only what is new is to be merged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from streamsplit.encoders.version import Version
@@ -20,6 +24,9 @@ from streamsplit.learning.differences import header_of, most_bytes, spec_of
 from streamsplit.server.publications import write_whole
 
 logger = logging.getLogger(__name__)
+
+TAKEN = "taken"
+
 
 class Inbox:
     """The folder.
@@ -79,7 +86,29 @@ class Inbox:
             logger.warning("%s: left out: %s", path.name, error)
             return None
 
-    def remove(self, names: list[str]) -> None:
-        """Removes differences that have been merged."""
+    def since(self, path: Path, versions: Mapping[str, Version]) -> DeviceDifference | None:
+        """A waiting difference less what has been merged of the same device and base; None, and a warning, if it cannot be used."""
+        one = self.read(path, versions)
+        taken = self._place(path.name)
+        if one is None or not taken.exists():
+            return one
+        before = self.read(taken, versions)
+        if before is None or before.base != one.base or before.tensors.keys() != one.tensors.keys():
+            return one
+        return replace(one, tensors={name: part - before.tensors[name] for name, part in one.tensors.items()})
+
+    def take(self, names: list[str]) -> None:
+        """Puts away differences that have been merged."""
         for name in names:
-            (self.folder / name).unlink(missing_ok=True)
+            place = self._place(name)
+            with contextlib.suppress(FileNotFoundError):
+                place.parent.mkdir(exist_ok=True)
+                (self.folder / name).replace(place)
+
+    def forget(self) -> None:
+        """Forgets what has been merged: training starts again from weights without it."""
+        for path in (self.folder / TAKEN).glob("*.difference"):
+            path.unlink(missing_ok=True)
+
+    def _place(self, name: str) -> Path:
+        return self.folder / TAKEN / f"{name.partition('.')[0]}.difference"

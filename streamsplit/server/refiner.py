@@ -57,7 +57,8 @@ class Standing:
         rounds, published, refused: so far.
         open: whether a round has begun and not ended.
         round_end: the step at which it ends.
-        seen: windows that had ever come when it began.
+        seen: windows that had ever come and that rounds were held for: the first uses up all there are, each later one `new_windows`. A
+            refiner that is slower than the stream catches up, but not for windows that the replay has lost by then.
         merged: names of the devices' differences in it.
         devices: device -> its difference's norm as a share of the weights' norm.
         candidate: id of the version that is being published.
@@ -166,14 +167,15 @@ class RefinerProcess:
     def _made(self, frozen: int, done: int = 0) -> Refiner:
         """A refiner of what is served; steps are counted on."""
         known = KnownVersions(self.publications, self._base, frozen)
-        refiner = Refiner(self._base.trainable(), self._refine, known.ranges, frozen, self.settings.compute)
-        refiner.done = done
-        return refiner
+        return Refiner(
+            self._base.trainable(), self._refine, known.ranges, frozen, self.settings.compute, done
+        )
 
     def _start_again(self) -> None:
         """Trains from what is served; the round that was open is over."""
         self._base = self.publications.load(self._newest())
         self._refiner = self._made(self._refiner.frozen, self._refiner.done)
+        self.inbox.forget()
         self.standing.open, self.standing.candidate = False, ""
         self._save()
 
@@ -191,7 +193,7 @@ class RefinerProcess:
             logger.warning("progress is left behind: %s", error)
             return
         self.standing, self._refiner = standing, refiner
-        self.inbox.remove(standing.merged)
+        self.inbox.take(standing.merged)
         if self._base.id == standing.candidate:  # published just before a kill
             self._close_round(
                 Outcome("published", self._base, {"base": saved.pool, "candidate": standing.candidate})
@@ -216,11 +218,13 @@ class RefinerProcess:
         self._refiner.add(difference.tensors)
         standing.devices = {device: round(share, 6) for device, share in difference.norms.items()}
         standing.open, standing.candidate = True, ""
-        standing.seen = len(reader) + reader.dropped
+        came = len(reader) + reader.dropped
+        used = standing.seen + self.settings.new_windows if standing.rounds else came
+        standing.seen = max(reader.dropped, min(came, used))
         standing.round_end = self._refiner.done + self.settings.round_steps
         self._began_s = self._clock()
         self._save()
-        self.inbox.remove(standing.merged)
+        self.inbox.take(standing.merged)
 
     def _go_on(self, reader: ReplayReader) -> bool:
         known = KnownVersions(self.publications, self._base, self._refiner.frozen)

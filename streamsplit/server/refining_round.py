@@ -190,7 +190,7 @@ def merged(inbox: Inbox, names: list[str], publications: Publications, base: Ver
     versions = {base.id: base}
     if names and previous and publications.has(previous):
         versions[previous] = publications.load(previous)
-    read = [inbox.read(inbox.folder / name, versions) for name in names]
+    read = [inbox.since(inbox.folder / name, versions) for name in names]
     outcome = merge_differences([one for one in read if one is not None], base.state, most)
     for device, why in outcome.refused.items():
         logger.warning("difference of device %s is left out: %s", device, why)

@@ -27,6 +27,8 @@ QUEUE = 1024
 """Batches that may wait; more are dropped, counted."""
 AT_ONCE = 256
 """Windows of one commit, about."""
+SILENT_DBFS = -80.0
+"""Below this a window is not learned from: all alike, such windows would only be false negatives of each other."""
 PAUSE_S = 0.25
 """Between commits: one commit of what came meanwhile costs a tenth of one for every batch."""
 
@@ -110,10 +112,12 @@ class ReplayFeed:
         return batch
 
     def _window(self, committed: Committed) -> BufferedWindow | None:
-        """What can be embedded anew: features and activations as they came, sound as its features; of an embedding nothing can."""
+        """What can be embedded anew and is not silent: features and activations as they came, sound as its features; of an embedding nothing can."""
         job = committed.job
         served = self._served.get(job.version)
         if served is None or served.version.name != self._encoder or job.split >= served.last_split:
+            return None
+        if job.level_dbfs < SILENT_DBFS:
             return None
         split, codec, payload = job.split, job.codec, job.payload
         if committed.features is not None:

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamsplit.errors import ConfigError
-from streamsplit.learning.gate import GateSettings, Quality, Verdict, judge, neighbour_agreement, quality
+from streamsplit.learning.gate import (
+    FLOORS_ALONE,
+    GateSettings,
+    Quality,
+    Verdict,
+    judge,
+    neighbour_agreement,
+    quality,
+)
 from streamsplit.learning.probe import nearest_neighbour_accuracy
 
 GOOD = Quality(400, effective_rank=40.0, uniformity=-2.5, mean_norm=0.5, agreement=0.6, accuracy=0.7)
@@ -42,7 +50,7 @@ def test_an_equal_version_may_be_published() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"effective_rank": 30.0}, "dense: effective rank fell from 40.0 to 30.0"),
+        ({"effective_rank": 22.0}, "dense: effective rank fell from 40.0 to 22.0"),
         ({"uniformity": -2.0}, "dense: uniformity rose from -2.50 to -2.00"),
         ({"mean_norm": 0.6}, "dense: mean vector grew from 0.500 to 0.600"),
         ({"agreement": 0.5}, "dense: neighbours' agreement fell from 0.600 to 0.500"),
@@ -181,3 +189,32 @@ def test_too_few_windows_are_refused() -> None:
         quality(torch.eye(4)[:2], ["a", "b"])
     with pytest.raises(ValueError, match="with a recording each"):
         quality(torch.eye(4), ["a", "b"])
+
+
+def test_of_many_directions_some_may_be_lost() -> None:
+    wide = replace(GOOD, effective_rank=98.0)
+    assert verdict(replace(GOOD, effective_rank=60.0), wide).publish
+    assert not verdict(replace(GOOD, effective_rank=23.0), wide).publish
+
+
+def test_directions_may_go_where_neighbours_agree_more_but_not_all() -> None:
+    better = replace(GOOD, agreement=0.7)
+    assert verdict(replace(better, effective_rank=17.0)).publish
+    assert verdict(replace(GOOD, uniformity=-2.6, effective_rank=17.0)).publish
+    assert not verdict(replace(GOOD, agreement=0.61, effective_rank=17.0)).publish
+    assert verdict(replace(better, effective_rank=5.0)).reasons == (
+        "dense: effective rank 5.0, expected 10.0 or more",
+    )
+
+
+def test_few_windows_are_not_asked_for_more_than_they_can_tell() -> None:
+    few = replace(GOOD, windows=64)
+    assert verdict(replace(few, agreement=0.55), few).publish
+    assert not verdict(replace(few, agreement=0.5), few).publish
+
+
+def test_random_weights_are_no_standard_but_floors_hold() -> None:
+    random = replace(GOOD, effective_rank=98.0, uniformity=-3.5, agreement=0.7)
+    assert judge({"dense": GOOD}, {"dense": random}, FLOORS_ALONE).publish
+    collapsed = replace(GOOD, effective_rank=12.0, mean_norm=0.99)
+    assert len(judge({"dense": collapsed}, {"dense": random}, FLOORS_ALONE).reasons) == 2

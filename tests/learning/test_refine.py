@@ -135,6 +135,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     assert other.done == 3
     for name, tensor in whole.encoder.state_dict().items():
         assert torch.equal(tensor, other.encoder.state_dict()[name]), name
+    assert whole.averaged == other.averaged == 3
+    assert all(map(torch.equal, whole.mean, other.mean))
     with pytest.raises(ConfigError, match="refine"):
         refiner(compact, settings=replace(SMALL, batch=9)).resume(saved)
 
@@ -150,7 +152,7 @@ def test_a_gradient_that_is_not_finite_is_not_taken(compact: Version, features: 
 
 
 def test_a_candidate_is_a_copy_with_settled_norms(compact: Version, features: list[BufferedWindow]) -> None:
-    subject = refiner(compact)
+    subject = refiner(compact, settings=replace(SMALL, averaged_steps=0))
     subject.step(lesson(features))
     before = {name: tensor.clone() for name, tensor in subject.encoder.state_dict().items()}
     twin = subject.candidate(subject.boundary(features))
@@ -158,6 +160,23 @@ def test_a_candidate_is_a_copy_with_settled_norms(compact: Version, features: li
     moved = changed(before, twin.state_dict())
     assert moved
     assert all("running" in name or "batches" in name for name in moved)
+
+
+def test_a_candidate_has_the_mean_of_the_last_steps_weights_and_what_devices_sent(
+    compact: Version, features: list[BufferedWindow]
+) -> None:
+    subject = refiner(compact, settings=replace(SMALL, averaged_steps=3, learning_rate=2e-3))
+    name = "dense.project.weight"
+    weights = []
+    for n in range(3):
+        subject.step(lesson(features, n))
+        weights.append(subject.encoder.get_parameter(name).detach().clone())
+    plain = subject.boundary(features)
+    mean = subject.candidate(plain).get_parameter(name)
+    assert torch.allclose(mean, torch.stack(weights).mean(0), atol=1e-7)
+    assert not torch.allclose(mean, weights[-1], atol=1e-5)
+    subject.add({name: torch.ones_like(mean)})
+    assert torch.allclose(subject.candidate(plain).get_parameter(name), mean + 1, atol=1e-6)
 
 
 def test_devices_differences_move_only_what_learns(compact: Version) -> None:
@@ -228,6 +247,19 @@ def test_the_same_step_draws_the_same_lesson(ring: FeatureReplay) -> None:
 
     assert keys(3) == keys(3) != keys(4)
     assert len(draw_lesson(ring, buffer, SMALL, 3).pairs) == 8
+
+
+def test_windows_of_one_sound_are_not_each_others_negatives(
+    features: list[BufferedWindow], tmp_path: Path
+) -> None:
+    with FeatureReplay(tmp_path / "many.db") as replay:
+        replay.add([replace(one, stream=f"s{turn}") for turn in range(12) for one in features[:5]])
+        for step in range(4):
+            drawn = draw_lesson(replay, TemporalBuffer(), SMALL, step)
+            streams = [anchor.stream for anchor, _ in drawn.pairs]
+            assert len(streams) == len(set(streams)) == 8
+            partners = [one.stream == other.stream for one, other in drawn.pairs]
+            assert all(partners)
 
 
 # Several processes.
@@ -310,7 +342,7 @@ def test_two_processes_learn_as_one_does(
     assert first["weights"] == second["weights"]
     # Another draw of views and batch norms of half the windows: the same curve within a step's noise.
     gaps = [abs(one - other) for one, other in zip(alone["losses"], first["losses"], strict=True)]
-    assert sum(gaps) / len(gaps) < 0.3
+    assert sum(gaps) / len(gaps) < 0.4
     assert sum(alone["losses"][-3:]) < sum(alone["losses"][:3]) - 1.0
 
 

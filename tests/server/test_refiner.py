@@ -107,6 +107,16 @@ def test_a_round_publishes_a_version_that_devices_can_reach(
     assert (told["state"], told["running"], told["published"]) == ("waiting", True, 1)
 
 
+def test_a_refiner_slower_than_the_stream_holds_the_rounds_it_owes(
+    settings: RefinerSettings, compact: Version, heard: list[BufferedWindow]
+) -> None:
+    subject = process(settings.model_copy(update={"round_steps": 1}), compact)
+    assert subject.turn()
+    more(settings, heard, "later")
+    more(settings, heard, "later still")
+    assert [subject.turn() for _ in range(3)] == [True, True, False]
+
+
 def test_the_next_difference_is_of_what_was_published(
     settings: RefinerSettings, compact: Version, heard: list[BufferedWindow]
 ) -> None:
@@ -193,6 +203,34 @@ def test_devices_differences_are_merged_once(settings: RefinerSettings, compact:
     assert torch.equal(
         again._refiner.encoder.get_parameter(name), stopped._refiner.encoder.get_parameter(name)
     )
+
+
+def test_of_a_second_difference_of_one_base_only_what_is_new_is_merged(
+    settings: RefinerSettings, compact: Version, heard: list[BufferedWindow]
+) -> None:
+    name = "blocks.3.project.weight"
+    inbox = Inbox(settings.state_dir / INBOX)
+    early = learned(compact, 1)
+    later = {key: 1.5 * part for key, part in early.items()}
+
+    def merged(version: Version, sent: dict[str, torch.Tensor]) -> torch.Tensor:
+        inbox.put("pi", pack_device_difference(sent, compact, "pi", 10), compact)
+        subject = process(settings, version, stop=lambda: True)
+        before = subject._refiner.encoder.get_parameter(name).detach().clone()
+        subject.turn()
+        return subject._refiner.encoder.get_parameter(name).detach() - before
+
+    torch.testing.assert_close(merged(compact, early), early[name], atol=2e-5, rtol=0.0)
+    assert process(settings, compact).turn()
+    more(settings, heard)
+    torch.testing.assert_close(merged(compact, later), 0.5 * early[name], atol=4e-5, rtol=0.0)
+    inbox.put("pi", pack_device_difference(later, compact, "pi", 10), compact)
+    for forgotten, share in ((False, 0.0), (True, 1.0)):
+        if forgotten:
+            inbox.forget()
+        new = inbox.since(inbox.waiting()[0], {compact.id: compact})
+        assert new is not None
+        torch.testing.assert_close(new.tensors[name], share * later[name], atol=4e-5, rtol=0.0)
 
 
 @pytest.mark.parametrize("device", ["pi0", "pi1"])
