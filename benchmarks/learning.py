@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.learning_data import Heard, conditions, hear
+from benchmarks.streaming import STREAMING, StreamingSettings, stream_through
 from streamsplit.cli.terminal import err, progress_bar
 from streamsplit.encoders.calibrate import calibrate, settle_norms
 from streamsplit.encoders.checkpoint import round_to_half, save
@@ -36,6 +37,7 @@ from streamsplit.learning.objectives import ObjectiveSettings
 from streamsplit.learning.pool import WindowPool
 from streamsplit.learning.pretrain import CALIBRATION_WINDOWS, GENTLE_VIEWS, Trainer, TrainSettings
 from streamsplit.learning.probe import require_sklearn
+from streamsplit.learning.sources import Track
 from streamsplit.learning.streams import stream
 
 LARGE_BATCH = 128
@@ -57,15 +59,34 @@ class Task:
         pairs: of windows to learn from in all: the budget that is the same for every system.
         seed: everything random follows from it.
         update: to be called with (pairs done, pairs in all).
+        tracks: the recordings that the windows are of, for systems that hear sound.
+        folder: for what a system leaves on disk.
     """
 
     pool: WindowPool
     pairs: int
     seed: int
     update: Update
+    tracks: Sequence[Track] = ()
+    folder: Path = Path()
 
 
-System = Callable[[Task], Version]
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a system of several parts came to.
+
+    Attributes:
+        version: what it is judged by.
+        others: more versions to be judged beside it, by name.
+        figures: what else is to be told, plain JSON types.
+    """
+
+    version: Version
+    others: Mapping[str, Version]
+    figures: Mapping[str, Any]
+
+
+System = Callable[[Task], Version | Learned]
 
 
 def large_batch(task: Task) -> Version:
@@ -108,6 +129,18 @@ def edge(task: Task, objective: str, batch: int, order: str = "shuffled") -> Ver
     return _finished(learner, task)
 
 
+def streaming(task: Task, settings: StreamingSettings) -> Learned:
+    """The whole product; judged by the version that its server published last, and by what its device served and had learned."""
+    folder = task.folder / "runs" / f"{settings.name}-{task.seed}"
+    streamed = stream_through(
+        task.tracks, folder, task.folder / "sound", task.pairs, task.seed, settings, task.update
+    )
+    others = {"device": streamed.device}
+    if streamed.shadow is not None:
+        others["shadow"] = _finished(streamed.shadow, task)
+    return Learned(streamed.newest, others, streamed.figures)
+
+
 def _finished(learner: EdgeLearner, task: Task) -> Version:
     """The trained copy as a version, its norms settled on plain windows as the reference's are."""
     encoder = copy.deepcopy(learner.shadow.encoder).eval()
@@ -128,6 +161,7 @@ SYSTEMS: dict[str, System] = {
         f"edge-{objective}-{batch}": partial(edge, objective=objective, batch=batch)
         for objective, batch in (("reservoir", 8), ("reservoir", 2), ("cached", 8), ("in-batch", 8))
     },
+    **{settings.name: partial(streaming, settings=settings) for settings in STREAMING},
 }
 """In the order they are run."""
 
@@ -224,7 +258,10 @@ def _work(
 ) -> Callable[[], dict[str, Any]]:
     def work() -> dict[str, Any]:
         with progress_bar(f"{heard.name} {system} seed {seed}") as update:
-            version = make(Task(heard.pool, pairs, seed, update))
+            own = folder / "sounds" / f"{heard.name}-{heard.fingerprint}"
+            made = make(Task(heard.pool, pairs, seed, update, heard.tracks, own))
+        learned = made if isinstance(made, Learned) else Learned(made, {}, {})
+        version = learned.version
         weights = folder / "weights" / f"{heard.name}-{system}-{seed}.safetensors"
         weights.parent.mkdir(parents=True, exist_ok=True)
         save(version, weights)
@@ -236,11 +273,21 @@ def _work(
         uncertain = {"lite", "dense"} <= set(represented) and system != RANDOM
         return {
             "version": version.id,
-            "representations": _judged(represented | both, heard),
+            "representations": _judged(represented | both | _beside(learned, heard), heard),
+            **learned.figures,
             "uncertainty": judge_uncertainty(represented, heard.clips) if uncertain else None,
         }
 
     return work
+
+
+def _beside(learned: Learned, heard: Heard) -> dict[str, Tensor]:
+    """The other versions' representations, by version and path."""
+    return {
+        f"{name} {kind}": features
+        for name, version in learned.others.items()
+        for kind, features in represent(version.encoder, heard.clips).items()
+    }
 
 
 def _floors(heard: Heard) -> dict[str, Any]:

@@ -39,12 +39,14 @@ class Heard:
         fingerprint: of what is in it.
         pool: what systems learn from, without labels.
         clips: what they are judged on: the same recordings, with labels and folds.
+        tracks: the recordings.
     """
 
     name: str
     fingerprint: str
     pool: WindowPool
     clips: Clips
+    tracks: list[Track]
 
 
 def conditions(data: Path | None, quick: bool) -> dict[str, str | None]:
@@ -85,7 +87,7 @@ def hear(
         clips = gather_clips(tracks, FRONT_END, folds, report)
         _save(path, pool, clips)
     pool, clips = _load(path)
-    return Heard(name, fingerprint, pool, clips)
+    return Heard(name, fingerprint, pool, clips, tracks)
 
 
 def _found(data: Path, where: str | None) -> tuple[list[Track], list[int] | None]:

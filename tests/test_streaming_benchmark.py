@@ -1,0 +1,48 @@
+"""The streaming system's stream: whole windows of every clip at both phases, passes in other orders, so many audible windows."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmarks.streaming import make_sounds, write_manifest
+from streamsplit.errors import StreamSplitError
+from streamsplit.learning.sources import Track
+
+RATE_HZ, WINDOW = 16_000, 15_360
+
+
+def track(number: int, windows: float, loud: float = 0.1) -> Track:
+    sound = loud * np.random.default_rng(number).standard_normal(round(windows * WINDOW)).astype(np.float32)
+    return Track(f"t{number}", lambda: iter([sound[:5000], sound[5000:]]))
+
+
+def test_each_clip_is_cut_into_whole_windows_at_both_phases_and_ends_in_silence(tmp_path: Path) -> None:
+    made = make_sounds([track(0, 5.2), track(1, 1.2, loud=0.0)], tmp_path, RATE_HZ, WINDOW)
+    assert [[(one.windows, one.audible) for one in clip] for clip in made] == [[(5, 5), (4, 4)], [(1, 0)]]
+    whole, _ = soundfile.read(made[0][0].path)
+    later, _ = soundfile.read(made[0][1].path)
+    assert len(whole) == 6 * WINDOW
+    assert not whole[-WINDOW:].any()
+    assert np.array_equal(whole[WINDOW // 2 :][: 4 * WINDOW], later[:-WINDOW])
+    assert make_sounds([], tmp_path, RATE_HZ, WINDOW) == made, "made once"
+
+
+def test_passes_go_on_until_enough_windows_can_be_heard(tmp_path: Path) -> None:
+    made = make_sounds([track(number, 3.0) for number in range(4)], tmp_path, RATE_HZ, WINDOW)
+    windows, audible = write_manifest(made, tmp_path / "m.csv", 40, 0)
+    with (tmp_path / "m.csv").open() as file:
+        played = [Path(row["path"]).name for row in csv.DictReader(file)]
+    assert 40 <= audible < 43
+    assert windows == audible + len(played)
+    passes = [[name.split("-")[0] for name in played[at : at + 4]] for at in range(0, len(played) - 3, 4)]
+    assert all(len(set(each)) == 4 for each in passes)
+    assert len({tuple(each) for each in passes}) > 1
+    assert {name.split("-")[1] for name in played} == {"0.wav", "1.wav"}
+    silent = make_sounds([track(0, 2.0, loud=0.0)], tmp_path / "silent", RATE_HZ, WINDOW)
+    with pytest.raises(StreamSplitError, match="silent"):
+        write_manifest(silent, tmp_path / "m.csv", 10, 0)
