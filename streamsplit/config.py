@@ -154,6 +154,8 @@ class ClientSettings(_Settings):
         acknowledge_timeout_s: a window unanswered for so long means that the link is dead.
         connect_timeout_s: to reach the server and be welcomed.
         keepalive_s: pings on a quiet link; a dead one is found within keepalive_s + 10 s.
+        hold_windows: an embedding made here may wait for so many later ones, so that a cellular radio wakes up once for all of them;
+            0: sent at once. A window that the server must finish takes the waiting ones along.
         learn: whether and how this device learns.
     """
 
@@ -179,6 +181,7 @@ class ClientSettings(_Settings):
     acknowledge_timeout_s: float = Field(15.0, gt=0)
     connect_timeout_s: float = Field(10.0, gt=0)
     keepalive_s: float = Field(20.0, ge=1)
+    hold_windows: int = Field(0, ge=0, le=1000)
     learn: LearnerSettings = Field(default_factory=LearnerSettings)
     tls: ClientTls | None = None
     token_file: Path | None = None

@@ -15,6 +15,7 @@ from streamsplit.cli.options import (
     DeviceOption,
     EmbeddingCodecOption,
     FeaturesCodecOption,
+    HoldOption,
     LearnOption,
     ProfileOption,
     SendAudioOption,
@@ -67,6 +68,7 @@ def replay(
     embedding_codec: EmbeddingCodecOption = None,
     profile: ProfileOption = None,
     learn: LearnOption = None,
+    hold_windows: HoldOption = None,
     server_config: Annotated[
         Path | None,
         typer.Option(help="TOML file of the embedded server's settings, for example to let it refine"),
@@ -102,6 +104,7 @@ def replay(
         embedding_codec=embedding_codec,
         profile=profile,
         learn=learn,
+        hold_windows=hold_windows,
         state_dir=out_dir,
         spool_max_mb=4096.0,
         journal_max_mb=65536.0,

@@ -57,6 +57,13 @@ DeviceOption = Annotated[
 TokenFileOption = Annotated[Path | None, typer.Option("--token-file", help="this device's token")]
 TlsCaOption = Annotated[Path | None, typer.Option("--tls-ca", help="PEM of the authority to trust")]
 TlsCertificateOption = Annotated[Path | None, typer.Option("--tls-certificate", help="PEM of this device")]
+HoldOption = Annotated[
+    int | None,
+    typer.Option(
+        "--hold-windows",
+        help="an embedding made here may wait for so many later ones: kinder to a cellular radio",
+    ),
+]
 LearnOption = Annotated[
     str | None,
     typer.Option(

@@ -82,7 +82,14 @@ async def device(
     torch.set_num_threads(settings.threads)
     version = VersionStore(settings.state_dir).begin(version)
     profile = _profile(settings, version)
-    pilot = Pilot(make_decider(settings.decider, profile, last_split=version.encoder.last_split))
+    decider = make_decider(
+        settings.decider,
+        profile,
+        last_split=version.encoder.last_split,
+        hold_windows=settings.hold_windows,
+        predicts=settings.learn.mode != "off",
+    )
+    pilot = Pilot(decider)
     lessons = None
     if profile is not None and isinstance(pilot.decider, LearningDecider):
         lessons = Lessons(pilot, profile, encoder_quality(profile))

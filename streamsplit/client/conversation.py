@@ -105,6 +105,7 @@ class Conversation:
         self._rewind_to = _NOWHERE
         self._busy_until_s = 0.0
         self._progress_s = desk.clock()
+        self._held = 0
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._keeping = asyncio.Lock()
@@ -129,9 +130,12 @@ class Conversation:
         """The server has asked for a pause."""
         return self._desk.clock() < self._busy_until_s
 
-    def wake(self) -> None:
-        """Says that the spool has something new."""
-        self._wake.set()
+    def wake(self, urgent: bool = True) -> None:
+        """Says that the spool has something new, and whether it may wait for company (`hold_windows`)."""
+        self._held += 1
+        if urgent or self._held > self._desk.settings.hold_windows:
+            self._held = 0
+            self._wake.set()
 
     async def run(self) -> None:
         """Talks until the server has drained the connection; every other end is an error.
@@ -175,7 +179,8 @@ class Conversation:
             Whether it is on the wire. If not, it goes the long way, through the spool.
         """
         async with self._keeping:
-            sent = len(step.payload) <= BRIEF_BYTES and self._idle()
+            held = self._desk.settings.hold_windows > 0 and self._local(step)
+            sent = not held and len(step.payload) <= BRIEF_BYTES and self._idle()
             if sent:
                 self._sent_row = self._desk.spool.next_row
                 try:
@@ -183,6 +188,9 @@ class Conversation:
                 except (LinkError, RefusedError):
                     sent = False  # the receiver has heard it, too, and ends this conversation
             yield sent
+
+    def _local(self, step: Step) -> bool:
+        return step.split == self._desk.version.encoder.last_split
 
     def _idle(self) -> bool:
         return not (

@@ -245,7 +245,7 @@ class Daemon:
             self._teach(step, now_s)
             return
         if not sent or self._learner:
-            uplink.wake()
+            uplink.wake(urgent=step.split != self._edge.version.encoder.last_split)
         if self._settings.lossless:
             while self._spool.windows >= self._settings.max_backlog:
                 await self._wait_for_progress(uplink)
@@ -302,6 +302,7 @@ class Daemon:
             while self._spool.windows:
                 await self._wait_for_progress(uplink)
             return
+        uplink.wake()
         deadline_s = self._clock() + self._settings.flush_s
         while self._spool.windows and uplink.state is LinkState.UP and self._clock() < deadline_s:
             await asyncio.sleep(0.02)

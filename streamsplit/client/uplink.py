@@ -101,8 +101,11 @@ class Uplink:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def wake(self) -> None:
+    def wake(self, urgent: bool = True) -> None:
         """Says that the spool has something new.
+
+        Args:
+            urgent: it is not to wait for company.
 
         Raises:
             Exception: what the uplink's task died of; a bug must not look like a dead link.
@@ -110,7 +113,7 @@ class Uplink:
         if self._task and self._task.done():
             self._task.result()
         if self._talk:
-            self._talk.wake()
+            self._talk.wake(urgent)
 
     @asynccontextmanager
     async def at_once(self, step: Step) -> AsyncIterator[bool]:

@@ -2,13 +2,14 @@
 
     options --mask--> what is possible now --decider--> Choice, kept by `Pilot` for ten windows
 
-A decider is stateless: the same observation and options give the same choice; but for a `Learner`, whose choices
-follow what it was taught. 2 to 33 us each on a desktop core.
+A decider is stateless: the same observation and options give the same choice; but for `RandomShare`, and for a
+`Learner`, whose choices follow what it was taught. 2 to 33 us each on a desktop core.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +78,38 @@ class FixedSplit:
         return _chosen(
             _deepest(options), f"split {self.split} is fixed but not possible now ({why}): deepest instead"
         )
+
+
+@dataclass(slots=True)
+class RandomShare:
+    """By chance: so large a share of decisions sends the least processed option, the others embed on the device.
+
+    A baseline for what comes of sparse updates, not a policy: it looks at nothing. With a `Pilot` it sends runs of as many windows as
+    a decision lasts. The only decider with chance: the same seed gives the same series of choices.
+
+    Attributes:
+        share: of decisions that send, 0..1.
+        seed: of the chance.
+    """
+
+    share: float
+    seed: int = 0
+    _chance: random.Random = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._chance = random.Random(self.seed)
+
+    @property
+    def name(self) -> str:
+        """``random:SHARE:SEED``."""
+        return f"random:{self.share:g}:{self.seed}"
+
+    def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
+        """The shallowest option or the deepest."""
+        working = [option for option in options if option.split != SKIP_SPLIT]
+        if self._chance.random() < self.share:
+            return _chosen(min(working, key=_depth), f"by chance: {self.share:.0%} of decisions send")
+        return _chosen(_deepest(options), f"by chance: {1 - self.share:.0%} of decisions embed on the device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +278,21 @@ class Pilot:
             self.decider.learn(choice, observation, reward)
 
 
-def make_decider(name: str, profile: Profile | None = None, last_split: int | None = None) -> Decider:
+def make_decider(
+    name: str,
+    profile: Profile | None = None,
+    last_split: int | None = None,
+    hold_windows: int = 0,
+    predicts: bool = False,
+) -> Decider:
     """A decider by the name a user gives it.
 
     Args:
-        name: ``fixed:K``, ``heuristic``, ``greedy-profile``, ``greedy-profile:energy``, ``linucb``, ``learned``
+        name: ``fixed:K``, ``random:SHARE[:SEED]``, ``heuristic``, ``greedy-profile``, ``greedy-profile:energy``, ``linucb``, ``learned``
             (the policy that comes with the project) or ``learned:FILE``.
         profile: this device's, for greedy-profile and learned.
         last_split: L of the encoder, to check K.
+        hold_windows, predicts: what the device does, for learned: see `worlds.Device`.
 
     Raises:
         ConfigError: an unknown name, a split the encoder does not have, no profile or another encoder's, a file
@@ -266,17 +306,20 @@ def make_decider(name: str, profile: Profile | None = None, last_split: int | No
         return Heuristic()
     if kind == "fixed":
         return FixedSplit(_split(name, argument, last_split))
+    if kind == "random":
+        return _random_share(name, argument)
     if name == "linucb":
         return LinUcb()
     if kind == "learned" and (argument or name == kind):
         path = Path(argument).expanduser() if argument else SHIPPED_POLICY
-        return load_policy(path, _profiled(name, profile, last_split), name)
+        own = _profiled(name, profile, last_split)
+        return load_policy(path, own, name, hold_windows=hold_windows, predicts=predicts)
     if kind == "greedy-profile" and (argument in get_args(Objective) or name == kind):
         objective: Objective = "energy" if argument == "energy" else "latency"
         return GreedyProfile(_profiled(name, profile, last_split), objective)
     raise ConfigError(
         f"decider {name!r}: expected fixed:K, heuristic, greedy-profile or greedy-profile:energy, linucb, "
-        "learned or learned:FILE"
+        "learned, learned:FILE or random:SHARE"
     )
 
 
@@ -291,6 +334,17 @@ def _profiled(name: str, profile: Profile | None, last_split: int | None) -> Pro
             f"got one of {profile.version} with splits to {profile.last_split}"
         )
     return profile
+
+
+def _random_share(name: str, argument: str) -> RandomShare:
+    share, _, seed = argument.partition(":")
+    try:
+        decider = RandomShare(float(share), int(seed or 0))
+    except ValueError:
+        raise ConfigError(f"decider {name!r}: expected random:SHARE or random:SHARE:SEED") from None
+    if not 0 <= decider.share <= 1:
+        raise ConfigError(f"decider {name!r}: expected a share of 0 to 1, got {decider.share:g}")
+    return decider
 
 
 def _split(name: str, argument: str, last_split: int | None) -> int:

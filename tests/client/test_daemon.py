@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from streamsplit.client.daemon import DaemonSettings
 from streamsplit.client.journal import read
 from streamsplit.client.recording import Skip
 from streamsplit.client.uplink import LinkState
-from streamsplit.config import ClientSettings, ClientTls
+from streamsplit.config import ClientSettings, ClientTls, LearnerSettings
 from streamsplit.encoders.registry import make_untrained
 from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError, LinkError, RefusedError
@@ -398,3 +399,27 @@ async def test_a_disk_without_room_for_the_spool_still_lets_windows_through(
     stored = {row.sequence for row in rows(tmp_path)}
     assert len(stored) >= 8 - counters.dropped
     assert len(journaled(tmp_path / "c", "unkept")) == counters.unkept
+
+
+async def test_embeddings_made_here_wait_for_each_other_if_they_may(
+    serve: Serve, compact: Version, sound: Samples, tmp_path: Path
+) -> None:
+    source = Played(blocks(sound, 25), pause_s=0.05)
+    async with (
+        serve() as server,
+        client(
+            tmp_path / "c",
+            compact,
+            source,
+            f"127.0.0.1:{server.port}",
+            decider="fixed:4",
+            hold_windows=9,
+            learn=LearnerSettings(mode="off"),
+        ) as made,
+    ):
+        await made.run()
+    stored = rows(tmp_path)
+    assert [row.sequence for row in stored] == list(range(25))
+    starts = [row.received_unix_ms for row in stored]
+    bursts = 1 + sum(later - earlier > 100 for earlier, later in itertools.pairwise(starts))
+    assert bursts == 3, "two full ones, and the rest at the end"
