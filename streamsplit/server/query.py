@@ -19,7 +19,6 @@ from streamsplit.errors import ConfigError
 from streamsplit.server.search import Neighbour, SourceMatch, nearest, nearest_sources
 from streamsplit.server.store import EmbeddingStore, Vectors
 
-
 PHASES = 4
 """Where a query's windows are cut, in shares of a window: stored windows were cut where they were, up to half a window away."""
 
