@@ -113,6 +113,8 @@ def replay(
         tls_certificate=tls_certificate,
         tls_key=tls_key,
     )
+    if server == "none":  # whatever the file says
+        settings = settings.model_copy(update={"server": None})
     run = lab.ReplaySettings(
         source,
         out_dir,
