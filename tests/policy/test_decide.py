@@ -18,6 +18,7 @@ from streamsplit.policy.decide import (
     GreedyProfile,
     Heuristic,
     Pilot,
+    RandomShare,
     make_decider,
     mask,
 )
@@ -241,3 +242,20 @@ def test_made_conditions_take_the_heuristic_to_every_split() -> None:
 def test_a_period_has_at_least_one_window() -> None:
     with pytest.raises(ValueError, match="got 0"):
         Pilot(Heuristic(), every=0)
+
+
+def test_a_random_share_of_decisions_sends_and_the_seed_says_which() -> None:
+    options = [option for option in OPTIONS if option.split >= 0]
+    seen = observed()
+    series = [make_decider("random:0.3:5", None, LAST) for _ in range(2)]
+    chosen = [[decider.choose(seen, options).split for _ in range(1000)] for decider in series]
+    assert chosen[0] == chosen[1]
+    assert set(chosen[0]) == {0, LAST}
+    assert 250 < chosen[0].count(0) < 350
+    assert make_decider("random:0.3:5") == RandomShare(0.3, 5)
+
+
+@pytest.mark.parametrize("name", ["random:", "random:1.5", "random:a", "random:0.1:x"])
+def test_a_share_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="random"):
+        make_decider(name)
