@@ -216,12 +216,13 @@ def _refiner(settings: StreamingSettings, seed: int) -> dict[str, Any]:
         "batch": 128,
         "learning_rate": 2e-3,
         "round_steps": 24,
-        "least_windows": max(384, round(1000 / settings.refined_share)),
         "front": "train",
         "nice": 0,
         **settings.refiner,
     }
-    own.setdefault("new_windows", round(own["round_steps"] * own["batch"] / settings.refined_share))
+    # A round for as many windows as its pairs: never more pairs than windows that came, times the share.
+    for name in ("least_windows", "new_windows"):
+        own.setdefault(name, max(64, round(own["round_steps"] * own["batch"] / settings.refined_share)))
     return own
 
 
