@@ -73,7 +73,7 @@ class MemorySettings:
         self._expect("components", 1 <= self.components <= 4096, "1..4096")
         self._expect("dim", 8 <= self.dim <= 4096, "8..4096")
         self._expect("step", 0 < self.step <= 0.2, "above 0, at most 0.2")
-        self._expect("reservoir_windows", self.reservoir_windows >= 16, "at least 16")
+        self._expect("reservoir_windows", 16 <= self.reservoir_windows <= 8192, "16..8192")
         self._expect(
             "horizon_windows", self.horizon_windows >= self.reservoir_windows, "at least reservoir_windows"
         )
@@ -83,6 +83,7 @@ class MemorySettings:
         )
         self._expect("refit_every", self.refit_every >= 1, "at least 1")
         self._expect("dead_share", 0 <= self.dead_share < 1, "0 or more, below 1")
+        self._expect("seed", 0 <= self.seed < 1 << 63, "0 or more, below 2^63")
 
     def _expect(self, name: str, good: bool, legal: str) -> None:
         if not good:

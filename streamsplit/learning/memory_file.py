@@ -108,7 +108,12 @@ def unpack(data: bytes) -> DistributionMemory:
         raise PayloadError(
             f"memory: expected safetensors, got {len(data)} bytes that are not: {error}"
         ) from None
-    memory = DistributionMemory(_settings(tensors))
+    settings, means = _settings(tensors), tensors.get("means")
+    expected = [settings.components, settings.dim]
+    if means is None or list(means.shape) != expected:  # before a byte is set aside for what is only announced
+        got = "nothing" if means is None else list(means.shape)
+        raise PayloadError(f"memory means: expected {expected} as in its settings, got {got}")
+    memory = DistributionMemory(settings)
     restore(memory, tensors)
     if CODES in tensors or SCALES in tensors:
         memory.reservoir.restore(tensors.get(CODES), tensors.get(SCALES))
@@ -156,8 +161,11 @@ def _settings(tensors: Mapping[str, Tensor]) -> MemorySettings:
         version = values.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise PayloadError(f"memory format_version: expected {FORMAT_VERSION}, got {version}")
+        for name, usual in asdict(MemorySettings()).items():
+            if type(values.get(name, usual)) not in (type(usual), int):
+                raise PayloadError(f"memory {name}: expected a {type(usual).__name__}, got {values[name]!r}")
         return MemorySettings(**values)
-    except (ConfigError, TypeError, ValueError, AttributeError) as error:
+    except (ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, PayloadError):
             raise
         raise PayloadError(f"memory settings: {error}") from None

@@ -102,6 +102,16 @@ def test_bytes_that_are_no_memory_are_refused() -> None:
     later = b'{"format_version": 2}'
     with pytest.raises(PayloadError, match="format_version: expected 1, got 2"):
         unpack(bytes_of({**good, "settings": torch.frombuffer(bytearray(later), dtype=torch.uint8)}))
+    for said in (
+        b'{"format_version": 1, "reservoir_windows": 100000000, "horizon_windows": 100000000}',
+        b'{"format_version": 1, "components": 4096, "dim": 4096}',
+        b'{"format_version": 1, "components": 64.0}',
+        b'{"format_version": 1, "seed": 1e99}',
+        b'{"format_version": 1, "seed": -1}',
+        b"[" * 20_000,
+    ):
+        with pytest.raises(PayloadError, match="memory"):
+            unpack(bytes_of({**good, "settings": torch.frombuffer(bytearray(said), dtype=torch.uint8)}))
     for data in (b"", b"not safetensors", bytes_of(good)[:-100]):
         with pytest.raises(PayloadError, match="expected safetensors"):
             unpack(data)
