@@ -217,7 +217,7 @@ def _header(message: bytes) -> tuple[dict[str, Any], int]:
         )
     try:
         said = json.loads(message[8 : 8 + length])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PayloadError(f"difference: expected a header in JSON, got other bytes: {error}") from None
     if not isinstance(said, dict):
         raise PayloadError("difference: expected a JSON object for its header")

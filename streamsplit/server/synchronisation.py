@@ -119,8 +119,11 @@ class Synchronisation:
 
     def _thing(self, want: messages.Want) -> tuple[str, bytes]:
         if want.thing is Thing.MEMORY:
-            return want.version, self._publications.memory(want.version) or b""
-        key = (want.thing.value, want.version, want.base)
+            return want.version, self._memory(want.version)
+        if want.thing is Thing.DIFFERENCE:
+            return want.version, b""
+        newest = str(self._newest.number if self._newest else "")  # with another, the way to it is another
+        key = (want.thing.value, want.version, want.base, newest)
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
@@ -141,6 +144,10 @@ class Synchronisation:
 
     def _whole(self, version: str) -> tuple[str, bytes]:
         return (version, self._publications.whole(version)) if version in self._served else (version, b"")
+
+    def _memory(self, version: str) -> bytes:
+        """A file's name is made of a version's only where it is one that is served: a device may ask for anything."""
+        return (self._publications.memory(version) if version in self._served else None) or b""
 
     def _keep_memory(self, device: str, version: str, content: bytes) -> None:
         memory = unpack(content)
