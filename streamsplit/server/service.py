@@ -114,12 +114,17 @@ class Connection:
         sync = self._synchronisation
         if sync is None:
             return
-        if isinstance(command, Fetch):
-            self.receive(Fetched(await asyncio.to_thread(sync.fetch, command.want)))
-        else:
-            kept = command.device, command.thing, command.version, command.base, command.content
-            problem = await asyncio.to_thread(sync.keep, *kept)
-            self.receive(Kept(command.thing, len(command.content), problem))
+        try:
+            if isinstance(command, Fetch):
+                answer: Fetched | Kept = Fetched(await asyncio.to_thread(sync.fetch, command.want))
+            else:
+                kept = command.device, command.thing, command.version, command.base, command.content
+                problem = await asyncio.to_thread(sync.keep, *kept)
+                answer = Kept(command.thing, len(command.content), problem)
+        except Exception:  # a bug: it must cost this errand, and not leave its device waiting for ever
+            logger.exception("synchronisation failed")
+            answer = _nothing_came_of(command)
+        self.receive(answer)
 
     async def read(self, requests: AsyncIterator[pb.DeviceMessage]) -> None:
         """Feeds the session until the device half-closes."""
@@ -150,6 +155,13 @@ class Connection:
                     await context.write(message)
             if self.closing:
                 return self.closing
+
+
+def _nothing_came_of(command: Fetch | Keep) -> Fetched | Kept:
+    if isinstance(command, Keep):
+        return Kept(command.thing, len(command.content), "the server failed")
+    want = command.want
+    return Fetched(messages.Piece(want.thing, want.version, want.base, 0, 0, b""))
 
 
 class StreamSplitService(pb_grpc.StreamSplitServicer):  # type: ignore[misc]

@@ -60,7 +60,7 @@ STORAGE_RETRY_MS = 5000
 
 
 MAX_FETCHING = 4
-"""Wants of one connection that may be unanswered."""
+"""Wants of one connection that may be unanswered, and things it has sent whole."""
 
 
 class State(Enum):
@@ -132,6 +132,7 @@ class Session:
     _half_closed: bool = False
     _uploads: Uploads = field(default_factory=Uploads)
     _fetching: int = 0
+    _keeping: int = 0
 
     def receive(self, event: Event) -> list[Command]:
         """Takes one event; returns what is to be done, in order."""
@@ -156,6 +157,7 @@ class Session:
                 self._fetching -= 1
                 return [Reply(piece)]
             case Kept(thing, size, problem):
+                self._keeping -= 1
                 return [Reply(messages.Taken(thing, size, problem))]
             case Published(newest):
                 return [Reply(newest)] if self.state is State.OPEN else []
@@ -231,9 +233,12 @@ class Session:
     def _piece(self, piece: messages.Piece) -> list[Command]:
         if self.state is State.GREETING:
             return self._close(Code.BAD_MESSAGE, "a Piece came before Hello")
+        if self._keeping >= MAX_FETCHING:
+            return self._close(Code.BAD_MESSAGE, f"Piece: expected at most {MAX_FETCHING} unanswered things")
         said = self._uploads.take(piece, self.most_bytes(piece.thing, piece.base or piece.version))
         if isinstance(said, messages.Taken):
             return [Reply(said)]
+        self._keeping += 1
         return [Keep(self.device, piece.thing, piece.version, piece.base, said)]
 
     def _open_stream(self, message: messages.OpenStream) -> list[Command]:

@@ -363,3 +363,36 @@ async def test_health_and_reflection_answer(serve: Serve) -> None:
         listed = {service.name for service in (await call.read()).list_services_response.service}
         assert "streamsplit.v1.StreamSplit" in listed
         call.cancel()
+
+
+class Broken:
+    """A synchronisation with a bug."""
+
+    def newest(self) -> messages.Newest:
+        return messages.Newest(messages.EncoderVersion("v2", "compact", "front"), 1)
+
+    def most_bytes(self, thing: messages.Thing, name: str) -> int:
+        return 10
+
+    def fetch(self, want: messages.Want) -> messages.Piece:
+        raise KeyError(want.version)
+
+    def keep(self, device: str, thing: messages.Thing, version: str, base: str, content: bytes) -> str:
+        raise KeyError(version)
+
+
+async def test_a_bug_in_synchronisation_is_answered_like_everything_else(
+    serve: Serve, compact: Version
+) -> None:
+    async with serve() as server:
+        server.service.synchronisation = Broken()  # type: ignore[assignment]
+        async with talking(server.port, *greeting(compact.id)) as talk:
+            assert [type(await talk.hear()) for _ in range(2)] == [messages.Welcome, messages.Newest]
+            await talk.say(messages.Want(messages.Thing.MEMORY, "v2", "", 0))
+            nothing = await talk.hear()
+            assert isinstance(nothing, messages.Piece)
+            assert nothing.total == 0
+            await talk.say(messages.Piece(messages.Thing.MEMORY, "v2", "", 0, 3, b"abc"))
+            said = await talk.hear()
+            assert isinstance(said, messages.Taken)
+            assert said.problem

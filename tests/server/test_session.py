@@ -286,6 +286,16 @@ def test_what_came_whole_is_kept_and_its_fate_told() -> None:
     assert reply(made, fate) == messages.Taken(messages.Thing.DIFFERENCE, 6, "its norm is not finite")
 
 
+def test_a_device_that_waits_for_no_answer_cannot_pile_up_what_it_sends() -> None:
+    made = publishing()
+    made.receive(HELLO)
+    for _ in range(4):
+        assert isinstance(made.receive(PIECE)[0], Keep)
+    made.receive(Kept(messages.Thing.DIFFERENCE, 6, ""))
+    assert isinstance(made.receive(PIECE)[0], Keep)
+    assert close(made, PIECE).code is Code.BAD_MESSAGE
+
+
 @pytest.mark.parametrize("already", [(), (HELLO, OPEN)], ids=["new", "opened"])
 @pytest.mark.parametrize("more", list(itertools.product(EVENTS, repeat=3)))
 def test_every_event_is_answered_in_every_state_and_nothing_after_the_close(
