@@ -27,9 +27,9 @@ from streamsplit.learning.edge_file import moments, part, progress_of, take, tak
 from streamsplit.learning.edge_settings import EdgeCounters, EdgeSettings
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.objectives import Surroundings, Terms, path_pairs
-from streamsplit.learning.pairs import Pairs, Use
+from streamsplit.learning.pairs import Pairs, Use, stored_windows
 from streamsplit.learning.progress import load_progress, save_progress
-from streamsplit.learning.recent import REACH, Codes, RecentWindows
+from streamsplit.learning.recent import Codes, RecentWindows
 from streamsplit.learning.shadow import Shadow, SlowCopy, norms_at
 
 _SETTLED_WITH: Final = 16
@@ -380,9 +380,8 @@ class EdgeLearner:
             raise StorageError(f"{path}: damaged: {error}") from error
 
     def _new_pairs(self) -> Pairs:
-        kept = self.settings.windows if self._objective.stores else 2 * self.settings.batch + REACH
-        recent = RecentWindows(self.version.front_end, kept)
-        return Pairs(self.settings, recent, self.counters)
+        stored = stored_windows(self.settings, self.version.front_end)
+        return Pairs(self.settings, stored, self.counters)
 
     def _new_memory(self) -> DistributionMemory | None:
         if self.settings.objective.memory == "none":

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from streamsplit.learning.edge_settings import EdgeCounters, EdgeSettings
+from streamsplit.learning.kept import KeptWindows
 from streamsplit.learning.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def progress_of(learner: EdgeLearner) -> Progress:
     more["recent/heard"] = torch.tensor(learner.recent.heard)
     more["recent/codes"] = learner.recent.codes
     more["recent/start_s"] = learner.recent.start_s
+    if isinstance(learner.recent, KeptWindows):
+        more["recent/order"] = learner.recent.order
     for name, parameter in shadow.parameters().items():
         if parameter.grad is not None:
             more[f"gradient/{name}"] = parameter.grad
@@ -82,6 +85,8 @@ def take(learner: EdgeLearner, saved: Progress) -> None:
     learner.recent.codes.copy_(saved.more["recent/codes"])
     learner.recent.start_s.copy_(saved.more["recent/start_s"])
     learner.recent.heard = int(saved.more["recent/heard"])
+    if isinstance(learner.recent, KeptWindows):
+        learner.recent.order = saved.more["recent/order"]
     for name, value in zip(_COUNTERS, saved.more["counters"].tolist(), strict=True):
         setattr(learner.counters, name, value)
     learner.inbox.clear()

@@ -19,7 +19,8 @@ class EdgeSettings:
         objective: what it minimises.
         batch: windows of a micro-batch, each in two views.
         accumulate: micro-batches of an optimiser step.
-        windows: the last so many are kept to draw from, F x T bytes each.
+        windows: so many are stored to draw from, F x T bytes each: the last ones, but for `kept_share`.
+        kept_share: of these, for a fair sample of all that was heard before the last ones (`KeptWindows`); 0 for none.
         fewest_windows: before so many were heard nothing is learned.
         queue_windows: heard and not yet taken in; when it is full, new windows are left out, counted.
         learning_rate: at its highest, after the warm-up.
@@ -42,6 +43,7 @@ class EdgeSettings:
     batch: int = 8
     accumulate: int = 16
     windows: int = 512
+    kept_share: float = 0.0
     fewest_windows: int = 64
     queue_windows: int = 128
     learning_rate: float = 2e-3
@@ -64,6 +66,7 @@ class EdgeSettings:
             ("batch", self.batch >= least, f"at least {least} for objective {self.objective.name}"),
             ("accumulate", self.accumulate >= 1, "at least 1"),
             ("windows", self.windows >= 2 * self.batch, "at least two batches"),
+            ("kept_share", 0 <= self.kept_share < 1, "0 to below 1"),
             ("fewest_windows", self.batch <= self.fewest_windows <= self.windows, "batch..windows"),
             ("queue_windows", self.queue_windows >= self.batch, "at least a batch"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),

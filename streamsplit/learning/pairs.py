@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamsplit.audio.features import FrontEndSettings
 from streamsplit.learning.edge_settings import EdgeCounters, EdgeSettings
-from streamsplit.learning.recent import RecentWindows
+from streamsplit.learning.kept import KeptWindows
+from streamsplit.learning.recent import REACH, RecentWindows
 from streamsplit.learning.views import view
 
 
@@ -20,6 +22,15 @@ class Use(IntEnum):
     VIEW = 1
     OBJECTIVE = 2
     LISTEN = 3
+
+
+def stored_windows(settings: EdgeSettings, front_end: FrontEndSettings) -> RecentWindows:
+    """An empty store for what these settings draw from; what is learned from once needs only the last few."""
+    if not settings.objective.objective.stores:
+        return RecentWindows(front_end, 2 * settings.batch + REACH)
+    if settings.kept_share:
+        return KeptWindows(front_end, settings.windows, settings.kept_share, settings.seed)
+    return RecentWindows(front_end, settings.windows)
 
 
 class Pairs:

@@ -285,6 +285,22 @@ def test_a_learner_saved_between_any_two_steps_goes_on_to_the_same_bits(
     assert same(resumed, whole)
 
 
+def test_a_learner_with_kept_windows_goes_on_to_the_same_bits(compact: Version, tmp_path: Path) -> None:
+    keeping = replace(SMALL, windows=32, fewest_windows=8, kept_share=0.5)
+    whole, resumed = EdgeLearner(compact, keeping), EdgeLearner(compact, keeping)
+    for _ in range(8):
+        hear(whole, whole.counters.heard, 8)
+        whole.step()
+    assert len(whole.recent) == 32
+    whole.save(tmp_path / "edge")
+    resumed.restore(tmp_path / "edge")
+    for learner in (whole, resumed):
+        work_on(learner, 7)
+    assert same(resumed, whole)
+    assert torch.equal(resumed.recent.start_s, whole.recent.start_s)
+    assert whole.held_bytes <= whole.bound_bytes
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
