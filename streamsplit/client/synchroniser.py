@@ -3,7 +3,7 @@
     heard(message)  what the server said: Newest, Piece, Taken
     next()          the message to send now, at most one unanswered; None: nothing, or it may not be now
 
-A download goes on at its offset after a reconnect; an upload begins anew. One thing goes each way at a time, and windows go between
+A download goes on at its offset after a reconnect, and begins anew where the thing has changed; an upload begins anew. One thing goes each way at a time, and windows go between
 its pieces: 16 KiB on the wire is the most that a window waits for.
 """
 
@@ -18,6 +18,9 @@ from streamsplit.wire import messages
 from streamsplit.wire.messages import Thing
 
 logger = logging.getLogger(__name__)
+
+MOST_BEGINNINGS = 4
+"""Of a download whose thing changes under way: then the device does without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ class _Download:
     wish: Wish
     most_bytes: int
     content: bytearray = field(default_factory=bytearray)
-    version: str = ""
+    whole: tuple[str, str, int] = ("", "", 0)  # version, base or stamp, bytes
+    beginnings: int = 0
 
 
 class Synchroniser:
@@ -77,6 +81,7 @@ class Synchroniser:
         self._download: _Download | None = None
         self._uploads: dict[Thing, _Upload] = {}
         self._waiting_for: Thing | None = None
+        self._asked: _Download | None = None
 
     @property
     def fetching(self) -> Wish | None:
@@ -84,13 +89,14 @@ class Synchroniser:
         return self._download.wish if self._download else None
 
     def fetch(self, wish: Wish, most_bytes: int) -> None:
-        """Asks for something; whatever was being fetched is given up.
+        """Asks for something; whatever else was being fetched is given up. What is being fetched already goes on.
 
         Args:
             wish: for what.
             most_bytes: more than this is refused before it is kept.
         """
-        self._download = _Download(wish, most_bytes)
+        if self._download is None or self._download.wish != wish:
+            self._download = _Download(wish, most_bytes)
 
     def send(self, thing: Thing, version: str, base: str, content: bytes) -> None:
         """Sends something; an unsent one of the same kind is replaced."""
@@ -99,7 +105,7 @@ class Synchroniser:
 
     def connected(self) -> None:
         """A new connection: what was unanswered is unanswered for ever."""
-        self._waiting_for = None
+        self._waiting_for = self._asked = None
         for upload in self._uploads.values():
             upload.offset = 0
 
@@ -109,7 +115,7 @@ class Synchroniser:
             return None
         if self._download:
             self._waiting_for = self._download.wish.thing
-            wish = self._download.wish
+            self._asked, wish = self._download, self._download.wish
             return messages.Want(wish.thing, wish.version, wish.base, len(self._download.content))
         thing, upload = next(iter(self._uploads.items()))
         self._waiting_for = thing
@@ -121,7 +127,7 @@ class Synchroniser:
         """Takes what the server said.
 
         Raises:
-            RemoteProtocolError: a piece that nobody asked for, or of another whole than announced.
+            RemoteProtocolError: not the piece that was asked for.
         """
         match said:
             case messages.Newest(version):
@@ -133,28 +139,38 @@ class Synchroniser:
 
     def _piece(self, piece: messages.Piece) -> None:
         self._waiting_for = None
+        asked, self._asked = self._asked, None
         download = self._download
-        if download is None or piece.thing is not download.wish.thing:
+        if download is None or download is not asked or piece.thing is not download.wish.thing:
             return  # of a wish given up meanwhile
-        if piece.total == 0:
+        whole = (piece.version, piece.base, piece.total)
+        if download.content and whole != download.whole and piece.total:
+            download.content.clear()  # another was published meanwhile
+            if download.beginnings < MOST_BEGINNINGS:
+                return
+            logger.warning("%s: it changes faster than it comes", piece.thing.value)
             self._finish(download, b"")
             return
-        if piece.offset != len(download.content) or not piece.data or piece.total > download.most_bytes:
-            raise RemoteProtocolError(
-                f"{piece.thing.value}: expected byte {len(download.content)} of at most {download.most_bytes}, "
-                f"got {len(piece.data)} bytes at {piece.offset} of {piece.total}"
-            )
-        if download.content and piece.version != download.version:
-            self._download = _Download(download.wish, download.most_bytes)  # another was published meanwhile
+        most = download.most_bytes
+        if not 0 < piece.total <= most:
+            if piece.total:
+                logger.warning("%s: expected at most %d bytes, got %d", piece.thing.value, most, piece.total)
+            self._finish(download, b"")
             return
-        download.version = piece.version
+        if piece.offset != len(download.content) or not piece.data:
+            raise RemoteProtocolError(
+                f"{piece.thing.value}: expected byte {len(download.content)} of {piece.total}, "
+                f"got {len(piece.data)} bytes at {piece.offset}"
+            )
+        if not download.content:
+            download.whole, download.beginnings = whole, download.beginnings + 1
         download.content += piece.data
         if len(download.content) >= piece.total:
             self._finish(download, bytes(download.content))
 
     def _finish(self, download: _Download, content: bytes) -> None:
         self._download = None
-        self._fetched(Fetched(download.wish, download.version, content))
+        self._fetched(Fetched(download.wish, download.whole[0], content))
 
     def _taken(self, taken: messages.Taken) -> None:
         self._waiting_for = None

@@ -98,7 +98,10 @@ class Synchronisation:
             logger.warning("%s %s of %s: %s", want.thing.value, want.version, want.base or "-", error)
             version, content = want.version, b""
         data = content[want.offset : want.offset + messages.PIECE_BYTES]
-        return messages.Piece(want.thing, version, want.base, want.offset, len(content), data)
+        base = want.base
+        if want.thing is Thing.MEMORY:  # merged anew now and then: pieces of two must not be put together
+            base = hashlib.sha256(content).hexdigest()[:12]
+        return messages.Piece(want.thing, version, base, want.offset, len(content), data)
 
     def keep(self, device: str, thing: Thing, version: str, base: str, content: bytes) -> str:
         """Keeps what a device sent; the problem with it, or nothing."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from streamsplit.client.synchroniser import Fetched, Synchroniser, Wish
@@ -68,6 +70,64 @@ def test_an_upgrade_that_changed_meanwhile_begins_anew() -> None:
     assert wanted(device).offset == 0
 
 
+def test_what_is_wished_for_again_goes_on_at_its_offset() -> None:
+    device = Device()
+    device.sync.fetch(Wish(Thing.UPGRADE, base="v1"), 100_000)
+    device.sync.heard(answer(wanted(device)))
+    device.sync.fetch(Wish(Thing.UPGRADE, base="v1"), 100_000)
+    assert wanted(device).offset == PIECE_BYTES
+
+
+def test_a_piece_that_answers_an_earlier_wish_is_not_taken_for_another() -> None:
+    device = Device()
+    device.sync.fetch(Wish(Thing.MEMORY, "v1"), 100_000)
+    device.sync.heard(answer(wanted(device), version="v1"))
+    late = answer(wanted(device), version="v1")
+    device.sync.fetch(Wish(Thing.MEMORY, "v2"), 100_000)
+    assert device.sync.next() is None, "one question at a time"
+    device.sync.heard(late)
+    assert wanted(device) == Want(Thing.MEMORY, "v2", "", 0)
+
+
+@pytest.mark.parametrize("other", [CONTENT[:20_000], CONTENT[:-1], CONTENT + b"x"])
+def test_what_has_another_length_now_begins_anew(other: bytes) -> None:
+    device = Device()
+    device.sync.fetch(Wish(Thing.UPGRADE, base="v1"), 100_000)
+    device.sync.heard(answer(wanted(device)))
+    device.sync.heard(answer(wanted(device)))
+    while not device.fetched:
+        device.sync.heard(answer(wanted(device), other))
+    assert device.fetched[0].content == other
+
+
+def test_memories_of_one_version_are_not_mixed() -> None:
+    device = Device()
+    device.sync.fetch(Wish(Thing.MEMORY, "v1"), 100_000)
+    device.sync.heard(replace(answer(wanted(device), version="v1"), base="first"))
+    other = CONTENT[::-1]
+    while not device.fetched:
+        device.sync.heard(replace(answer(wanted(device), other, "v1"), base="other"))
+    assert device.fetched[0].content == other
+
+
+def test_what_changes_faster_than_it_comes_is_done_without() -> None:
+    device = Device()
+    device.sync.fetch(Wish(Thing.MEMORY, "v1"), 100_000)
+    for number in range(100):
+        if not device.fetched:
+            device.sync.heard(replace(answer(wanted(device), version="v1"), base=str(number)))
+    assert device.fetched[0].content == b""
+    assert device.sync.next() is None
+
+
+def test_what_is_larger_than_it_may_be_is_done_without() -> None:
+    device = Device()
+    device.sync.fetch(Wish(Thing.WHOLE, "v2"), 100)
+    device.sync.heard(answer(wanted(device)))
+    assert device.fetched[0].content == b""
+    assert device.sync.next() is None
+
+
 def test_what_is_not_there_is_reported_empty() -> None:
     device = Device()
     device.sync.fetch(Wish(Thing.MEMORY, "v1"), 100_000)
@@ -78,12 +138,12 @@ def test_what_is_not_there_is_reported_empty() -> None:
 @pytest.mark.parametrize(
     "piece",
     [
-        Piece(Thing.WHOLE, "v2", "", 0, 200_000, b"x"),
+        Piece(Thing.WHOLE, "v2", "", 1 << 30, 9, b"x"),
         Piece(Thing.WHOLE, "v2", "", 7, 9, b"xy"),
         Piece(Thing.WHOLE, "v2", "", 0, 9, b""),
     ],
 )
-def test_a_piece_beyond_what_was_agreed_ends_the_connection(piece: Piece) -> None:
+def test_a_piece_that_was_not_asked_for_ends_the_connection(piece: Piece) -> None:
     device = Device()
     device.sync.fetch(Wish(Thing.WHOLE, "v2"), 100_000)
     wanted(device)

@@ -45,6 +45,16 @@ def test_a_memory_kept_is_fetched_by_its_versions_name(sync: Synchronisation, co
     assert sync.fetch(Want(Thing.MEMORY, compact.id, "", 0)).total > 30_000
 
 
+def test_pieces_of_a_memory_tell_which_one_they_are_of(sync: Synchronisation, compact: Version) -> None:
+    stamps = []
+    for seed in (0, 1, 1):
+        assert sync.keep("pi", Thing.MEMORY, compact.id, "", heard(seed)) == ""
+        pieces = [sync.fetch(Want(Thing.MEMORY, compact.id, "", offset)) for offset in (0, 20_000)]
+        assert pieces[0].base == pieces[1].base
+        stamps.append(pieces[0].base)
+    assert stamps[0] != stamps[1] == stamps[2]
+
+
 @pytest.mark.parametrize("thing", list(Thing))
 def test_a_name_that_is_no_served_version_leads_to_no_file(
     sync: Synchronisation, compact: Version, thing: Thing
