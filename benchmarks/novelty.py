@@ -67,6 +67,8 @@ def signals(pool: WindowPool, order: str, windows: int, seed: int) -> dict[str, 
         "memory of raw": DistributionMemory(MemorySettings(centred=False)),
     }
     recent: deque[int] = deque(maxlen=RECENT)
+    sampled: list[int] = []
+    rng = np.random.default_rng((seed, 13))
     known: set[str] = set()
     event: int | None = None
     for number, window in enumerate(window_stream):
@@ -83,9 +85,11 @@ def signals(pool: WindowPool, order: str, windows: int, seed: int) -> dict[str, 
             before = z[list(recent)]
             for name, memory in memories.items():
                 said.setdefault(name, []).append(float(memory.novelty(own)))
-            alike = (before @ own[0]).sort(descending=True).values
+            alike_sampled = z[sampled] @ own[0]
+            said.setdefault("nearest of 512 by chance", []).append(1 - float(alike_sampled.max()))
+            alike = (before @ own[0]).max()
             mean = F.normalize(before.mean(0), dim=0)
-            said.setdefault("nearest of the last 512", []).append(1 - float(alike[0]))
+            said.setdefault("nearest of the last 512", []).append(1 - float(alike))
             said.setdefault("distance to the mean", []).append(1 - float(mean @ own[0]))
             said.setdefault("change of embedding", []).append(1 - float(before[-1] @ own[0]))
             said.setdefault("change of loudness", []).append(
@@ -95,6 +99,10 @@ def signals(pool: WindowPool, order: str, windows: int, seed: int) -> dict[str, 
         for memory in memories.values():
             memory.update(own)
         recent.append(window.window)
+        if len(sampled) < RECENT:
+            sampled.append(window.window)
+        elif (place := int(rng.integers(number + 1))) < RECENT:
+            sampled[place] = window.window
     truth = np.array(new, dtype=float)
     found = {name: auroc(np.array(values), truth) for name, values in said.items()}
     return {name: round(value, 4) for name, value in found.items() if not math.isnan(value)} | {
