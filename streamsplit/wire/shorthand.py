@@ -34,8 +34,11 @@ class Shorthand:
     """One end's memory of one connection: every message passes through it, in order.
 
     >>> device, server = Shorthand(), Shorthand()
+    >>> for end in (device.shorten, server.complete):
+    ...     end(pb.DeviceMessage(open_stream=pb.OpenStream(index=0)))
     >>> def sent(sequence: int) -> int:
-    ...     message = pb.DeviceMessage(window=pb.Window(sequence=sequence, start_sample=sequence * 15360, split=4, codec=3))
+    ...     window = pb.Window(sequence=sequence, start_sample=sequence * 15360, version=0, split=4, codec=3)
+    ...     message = pb.DeviceMessage(window=window)
     ...     device.shorten(message)
     ...     size = message.ByteSize()
     ...     server.complete(message)

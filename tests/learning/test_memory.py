@@ -184,18 +184,20 @@ def test_variances_have_a_floor_even_if_all_windows_are_one() -> None:
 
 
 def test_a_hundred_thousand_windows_leave_it_finite_and_spread() -> None:
+    """Ten looks, 10,000 windows apart: likelihood and components wander (by 3 nats and 3 components), they do not sink."""
     made = stream(120, 20_000, stay=0.9, cone=1.0)
     memory = DistributionMemory()
-    after = []
-    for _ in range(5):
-        for part in made.z.split(8):
+    likely, used = [], []
+    for half in made.z.split(10_000) * 5:
+        for part in half.split(8):
             memory.update(part)
-        after.append(float(-memory.novelty(made.z[:2000]).mean()))
+        likely.append(float(-memory.novelty(made.z[:2000]).mean()))
+        used.append(memory.effective_components)
     assert int(memory.count) == 100_000
     assert all(bool(torch.isfinite(buffer.float()).all()) for buffer in memory.buffers())
-    assert memory.effective_components >= 48
     assert float(memory.weights.sum()) == pytest.approx(1.0, abs=1e-4)
-    assert after[-1] > after[0] - 3.0  # it does not wear out
+    assert min(used) >= 36
+    assert sum(likely[-4:]) / 4 > sum(likely[1:5]) / 4 - 4.0  # it does not wear out
 
 
 def test_its_size_does_not_grow_with_the_stream() -> None:
