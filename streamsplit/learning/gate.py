@@ -22,6 +22,8 @@ from streamsplit.learning.losses import effective_rank, uniformity
 from streamsplit.learning.probe import nearest_neighbour_accuracy
 
 NEIGHBOURS = 5
+NOISE = 0.9
+"""Of an effective rank: versions of equal quality had ranks this far apart on held-out windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +216,13 @@ def judge(
 def _floors(new: Quality, old: Quality | None, asked: GateSettings) -> list[str]:
     least, most = asked.least_effective_rank, asked.most_mean_norm
     if old is not None:
-        least = asked.least_while_better if _better(new, old, asked) else least
-        least, most = min(least, old.effective_rank), max(most, old.mean_norm)
+        collapsed = asked.least_while_better
+        if _better(new, old, asked):
+            least = min(collapsed, old.effective_rank)
+        elif old.effective_rank < least:
+            # One that is below the floor may be followed by its like: ranks of a few hundred windows differ by some per cent.
+            least = max(NOISE * old.effective_rank, min(collapsed, old.effective_rank))
+        most = max(most, old.mean_norm)
     reasons = []
     if new.effective_rank < least:
         reasons.append(f"effective rank {new.effective_rank:.1f}, expected {least:.1f} or more")

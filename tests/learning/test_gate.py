@@ -97,6 +97,12 @@ def test_a_serving_version_below_the_floor_can_be_replaced_by_a_better_one_only(
     assert not verdict(replace(poor, effective_rank=7.9), poor).publish
 
 
+def test_one_a_little_below_the_floor_can_be_replaced_by_its_like() -> None:
+    low = replace(GOOD, effective_rank=18.0)
+    assert verdict(replace(low, effective_rank=17.7), low).publish
+    assert not verdict(replace(low, effective_rank=15.0), low).publish
+
+
 def test_a_broken_serving_version_does_not_hold_up_a_sound_one() -> None:
     assert verdict(GOOD, replace(GOOD, uniformity=math.nan)).publish
 
