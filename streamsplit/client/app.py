@@ -80,22 +80,22 @@ async def device(
             "split audio sends sound itself, which must be allowed: --send-audio, or send_audio = true"
         )
     torch.set_num_threads(settings.threads)
-    version = VersionStore(settings.state_dir).begin(version)
-    profile = _profile(settings, version)
-    decider = make_decider(
-        settings.decider,
-        profile,
-        last_split=version.encoder.last_split,
-        hold_windows=settings.hold_windows,
-        predicts=settings.learn.mode != "off",
-    )
-    pilot = Pilot(decider)
-    lessons = None
-    if profile is not None and isinstance(pilot.decider, LearningDecider):
-        lessons = Lessons(pilot, profile, encoder_quality(profile))
     spool = Spool(settings.state_dir / "spool.db", int(settings.spool_max_mb * 1e6))
     with contextlib.ExitStack() as open_:
         open_.callback(spool.close)
+        version = VersionStore(settings.state_dir).begin(version)
+        profile = _profile(settings, version)
+        decider = make_decider(
+            settings.decider,
+            profile,
+            last_split=version.encoder.last_split,
+            hold_windows=settings.hold_windows,
+            predicts=settings.learn.mode != "off",
+        )
+        pilot = Pilot(decider)
+        lessons = None
+        if profile is not None and isinstance(pilot.decider, LearningDecider):
+            lessons = Lessons(pilot, profile, encoder_quality(profile))
         journal = Journal(settings.state_dir / "journal.jsonl", int(settings.journal_max_mb * 1e6))
         open_.callback(journal.close)
         telemetry = MachineTelemetry()

@@ -32,22 +32,31 @@ class VersionStore:
             said = json.loads(self._origin.read_text())
         except (OSError, ValueError):
             return own
-        if not isinstance(said, dict) or said.get("origin") != own.id:
+        if not isinstance(said, dict) or said.get("origin") != own.id or not self._version.exists():
             return own
         try:
             kept = load(self._version)
         except (ConfigError, StorageError) as error:
             logger.warning("the version taken from the server is lost: %s", error)
             return own
-        if kept.name != own.name or kept.id != said.get("id"):
-            return own
-        return kept
+        return kept if kept.name == own.name else own
 
     def begin(self, own: Version) -> Version:
-        """As `instead_of`; remembers whose descendants are kept from here on."""
+        """As `instead_of`; remembers whose descendants are kept from here on. For who holds the folder's lock.
+
+        Raises:
+            StorageError: the folder cannot be used.
+        """
+        for left in self._folder.glob(".coming.*.safetensors"):  # by a kill
+            left.unlink(missing_ok=True)
         version = self.instead_of(own)
         if version is own:
-            self._remember(own.id, own.id)
+            # In this order: whatever a kill leaves, a file that is here descends from the origin.
+            try:
+                self._version.unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(f"{self._version}: cannot be removed: {error.strerror}") from None
+            self._remember(own.id)
         return version
 
     def keep(self, version: Version) -> None:
@@ -57,11 +66,6 @@ class VersionStore:
             StorageError: the disk has no room for it; the one before stays.
         """
         save(version, self._version)
-        try:
-            origin = str(json.loads(self._origin.read_text())["origin"])
-        except (OSError, ValueError, KeyError, TypeError):
-            origin = version.id
-        self._remember(origin, version.id)
 
     def read(self, content: bytes, id: str) -> Version:
         """A version's file as it came over the wire.
@@ -86,11 +90,11 @@ class VersionStore:
             raise PayloadError(f"version: expected {id}, got {version.id}")
         return version
 
-    def _remember(self, origin: str, id: str) -> None:
+    def _remember(self, origin: str) -> None:
         temporary = self._origin.with_name(f".{self._origin.name}.{os.getpid()}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({"origin": origin, "id": id}))
+            temporary.write_text(json.dumps({"origin": origin}))
             temporary.replace(self._origin)
         except OSError as error:
             raise StorageError(f"{self._origin}: cannot be written: {error.strerror}") from None

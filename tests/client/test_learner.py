@@ -16,7 +16,7 @@ from streamsplit.client.version_store import VersionStore
 from streamsplit.config import ClientSettings, LearnerSettings, RefinerSettings, ServerSettings
 from streamsplit.encoders.checkpoint import save
 from streamsplit.encoders.version import Version
-from streamsplit.errors import PayloadError
+from streamsplit.errors import ConfigError, PayloadError
 from streamsplit.learning.memory_file import unpack
 from streamsplit.learning.upgrade import make_upgrade
 from streamsplit.server.app import running
@@ -157,6 +157,36 @@ def test_only_descendants_of_the_devices_own_version_are_kept(tmp_path: Path, co
     assert VersionStore(tmp_path).instead_of(second).id == second.id
     stranger, _ = moved(compact, 5e-3)
     assert VersionStore(tmp_path).begin(stranger) is stranger
+    assert VersionStore(tmp_path).begin(compact) is compact, "nothing is left of what is no descendant"
+
+
+def test_a_kill_while_a_version_is_kept_leaves_one_that_is_served(tmp_path: Path, compact: Version) -> None:
+    store = VersionStore(tmp_path)
+    store.begin(compact)
+    second, _ = moved(compact, 1e-3)
+    store.keep(second)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    third, _ = moved(second, 2e-3)
+    store.keep(third)
+    for path, before in files.items():  # any mixture of before and after
+        after = path.read_bytes()
+        path.write_bytes(before)
+        assert VersionStore(tmp_path).begin(compact).id in (second.id, third.id)
+        path.write_bytes(after)
+    (tmp_path / ".coming.123.safetensors").write_bytes(b"half")
+    assert VersionStore(tmp_path).begin(compact).id == third.id
+    assert not list(tmp_path.glob(".coming*"))
+
+
+async def test_a_state_folder_in_use_is_left_alone(tmp_path: Path, compact: Version, sound: Samples) -> None:
+    settings = ClientSettings(device="pi", state_dir=tmp_path, decider="fixed:4")
+    daemon, stranger = DaemonSettings("s", "fixed:4", alone=True), moved(compact, 1e-3)[0]
+    async with device(settings, daemon, Played(blocks(sound, 2), 0.0), compact):
+        before = (tmp_path / "version.json").read_bytes()
+        with pytest.raises(ConfigError):
+            async with device(settings, daemon, Played(blocks(sound, 2), 0.0), stranger):
+                pass
+        assert (tmp_path / "version.json").read_bytes() == before
 
 
 def test_a_file_that_is_another_version_than_announced_is_not_taken(tmp_path: Path, compact: Version) -> None:
