@@ -22,7 +22,7 @@ from streamsplit.client.records import Records
 from streamsplit.client.spool import Cursor, Spool
 from streamsplit.client.step import Step
 from streamsplit.client.uplink import LinkState, Uplink
-from streamsplit.errors import LinkError, RefusedError, StorageError
+from streamsplit.errors import LinkError, PayloadError, RefusedError, StorageError
 from streamsplit.policy.decide import Choice, Pilot
 from streamsplit.wire.codec import Codec, unpack_embedding
 
@@ -272,7 +272,11 @@ class Daemon:
         """The learner takes an embedding, made here or returned."""
         if self._learner is None:
             return
-        z = unpack_embedding(embedding, codec, self._edge.version.encoder.embedding_dim)
+        try:
+            z = unpack_embedding(embedding, codec, self._edge.version.encoder.embedding_dim)
+        except PayloadError as error:
+            logger.warning("window %d is not learned from: %s", step.sequence, error)
+            return
         signals = self._learner.embedded(step.sequence, z, step.version, truth)
         if signals:
             self._records.signals(signals)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from streamsplit.client.trainer import Trainer
 from streamsplit.client.version_store import VersionStore
 from streamsplit.config import LearnerSettings
 from streamsplit.encoders.version import Version
-from streamsplit.errors import ConfigError, PayloadError, StorageError
+from streamsplit.errors import ConfigError, PayloadError, StorageError, StreamSplitError
 from streamsplit.learning import memory_file
 from streamsplit.learning.device_difference import pack_device_difference
 from streamsplit.learning.differences import most_bytes, spec_of
@@ -170,6 +171,8 @@ class Learner:
         """
         if version != self._version.id:
             return None
+        if truth is not None:  # a server's number: rounding may take it out of range, a bug anywhere
+            truth = min(max(truth, 0.0), 2.0) if math.isfinite(truth) else None
         self._heard.append((sequence, np.asarray(embedding, np.float32), truth))
         return self.digest() if len(self._heard) >= TOGETHER else None
 
@@ -213,12 +216,16 @@ class Learner:
             answer.add_done_callback(lambda done: loop.call_soon_threadsafe(self._send_difference, done))
 
     def _send_difference(self, answer: Future[Any]) -> None:
-        base, difference = answer.result()
-        if base.id != self._version.id or not difference:
+        try:
+            base, difference = answer.result()
+            if base.id != self._version.id or not difference:
+                return
+            packed = pack_device_difference(
+                difference, base, self._device, max(1, self._settings.difference_windows)
+            )
+        except (StreamSplitError, ValueError, RuntimeError) as error:
+            logger.error("what was learned is not sent: %s", error)
             return
-        packed = pack_device_difference(
-            difference, base, self._device, max(1, self._settings.difference_windows)
-        )
         self._sent = (base.id, difference)
         self.synchroniser.send(Thing.DIFFERENCE, "", base.id, packed)
 
@@ -267,9 +274,8 @@ class Learner:
             if fetched.wish.thing is Thing.UPGRADE:
                 self._coming = await asyncio.to_thread(upgraded, base, fetched.content)
             else:
-                self._coming = await asyncio.to_thread(
-                    self._store.read, fetched.content, fetched.wish.version
-                )
+                whole = await asyncio.to_thread(self._store.read, fetched.content, fetched.wish.version)
+                self._coming = _alike(whole, base)
         except (PayloadError, StorageError, ConfigError) as error:
             logger.error("a new version was not taken: %s", error)
             self._newest = None
@@ -277,10 +283,13 @@ class Learner:
         self._want_more()
 
     def _take_memory(self, version: str, content: bytes) -> None:
-        memory = None
+        memory, dim = None, (self._coming or self._version).encoder.embedding_dim
         try:
             memory = memory_file.unpack(content) if content else None
+            if memory and memory.settings.dim != dim:
+                raise PayloadError(f"memory: expected one of {dim} dimensions, got {memory.settings.dim}")
         except PayloadError as error:
+            memory = None
             logger.error("a memory was not taken: %s", error)
         self.world = memory
         if self._coming is not None and self._coming.id == version:
@@ -289,7 +298,8 @@ class Learner:
     def _given(self, thing: Thing, problem: str) -> None:
         if thing is Thing.DIFFERENCE and problem:
             self._sent = None
-        if thing is Thing.MEMORY and not problem and self._coming is None:
+        on_the_way = self._coming or self._building or self.synchroniser.fetching
+        if thing is Thing.MEMORY and not problem and not on_the_way:
             self.synchroniser.fetch(Wish(Thing.MEMORY, version=self._version.id), MOST_MEMORY_BYTES)
 
     # The swap.
@@ -303,7 +313,7 @@ class Learner:
         sent = self._sent[1] if self._sent and self._sent[0] == self._version.id else None
         self._sent, self._version = None, version
         if self._trainer:
-            self._trainer.ask(lambda learner: learner.rebase(version, sent))
+            self._trainer.ask(lambda learner: learner.rebase(version, sent)).add_done_callback(_rebased)
         self._head.discount(KEPT_TRUST)
         self.memory = self.world or DistributionMemory(MemorySettings(dim=version.encoder.embedding_dim))
         self.swaps += 1
@@ -335,6 +345,24 @@ class Learner:
                     other.unlink(missing_ok=True)
         except (StorageError, OSError) as error:
             logger.warning("the memory is not saved: %s", error)
+
+
+def _rebased(answer: Future[Any]) -> None:
+    if error := answer.exception():
+        logger.error("training stays with the version before: %s", error)
+
+
+def _alike(version: Version, ours: Version) -> Version:
+    """The version, if this device can go over to it while its stream goes on."""
+    theirs, mine = (
+        (one.name, one.front_end.sample_rate_hz, one.front_end.window_samples, one.encoder.embedding_dim)
+        for one in (version, ours)
+    )
+    if theirs != mine:
+        raise PayloadError(
+            f"version {version.id}: expected encoder, Hz, samples and dimensions {mine}, got {theirs}"
+        )
+    return version
 
 
 def _told(values: np.ndarray[Any, Any] | None, digits: int) -> list[float] | None:

@@ -67,6 +67,7 @@ class Trainer:
         self._learner = EdgeLearner(version, edge)
         self._errands: queue.SimpleQueue[tuple[Errand, Future[Any]]] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._failed = False
         self._thread: threading.Thread | None = None
         self._saved_s = clock()
         self._owed = 0.0
@@ -104,6 +105,9 @@ class Trainer:
     def ask(self, errand: Errand) -> Future[Any]:
         """Has something done by the learner's owner, between two pieces of work."""
         answer: Future[Any] = Future()
+        if self._failed:
+            answer.set_exception(RuntimeError("training has ended"))
+            return answer
         self._errands.put((errand, answer))
         return answer
 
@@ -121,15 +125,21 @@ class Trainer:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         except (OSError, AttributeError):
             logger.debug("the learner's thread keeps its priority")
-        learn(
-            self._learner,
-            self._budget,
-            self._conditions,
-            os.cpu_count() or 1,
-            self._stop,
-            self._clock,
-            self._between,
-        )
+        try:
+            learn(
+                self._learner,
+                self._budget,
+                self._conditions,
+                os.cpu_count() or 1,
+                self._stop,
+                self._clock,
+                self._between,
+            )
+        except (
+            Exception
+        ):  # a bug, or no memory: the device goes on listening, and says that it no longer learns
+            logger.exception("training has ended")
+            self._failed, self.paused_for = True, "failure"
 
     def _between(self, reason: str | None) -> None:
         if reason != self.paused_for:
