@@ -23,7 +23,7 @@ from streamsplit.client.step import Step
 from streamsplit.client.synchroniser import Synchroniser
 from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version
-from streamsplit.errors import LinkError, RefusedError, RemoteProtocolError
+from streamsplit.errors import LinkError, RefusedError, RemoteProtocolError, StorageError
 from streamsplit.wire import messages
 
 logger = logging.getLogger(__name__)
@@ -180,14 +180,18 @@ class Conversation:
         """
         async with self._keeping:
             held = self._desk.settings.hold_windows > 0 and self._local(step)
-            sent = not held and len(step.payload) <= BRIEF_BYTES and self._idle()
+            sent, row = (
+                not held and len(step.payload) <= BRIEF_BYTES and self._idle(),
+                self._desk.spool.next_row,
+            )
             if sent:
-                self._sent_row = self._desk.spool.next_row
                 try:
-                    await self._send_step(self._sent_row, step)
+                    await self._send_step(row, step)
                 except (LinkError, RefusedError):
                     sent = False  # the receiver has heard it, too, and ends this conversation
             yield sent
+            if sent and self._desk.spool.next_row > row:  # a full disk leaves the number to the next window
+                self._sent_row = row
 
     def _local(self, step: Step) -> bool:
         return step.split == self._desk.version.encoder.last_split
@@ -200,7 +204,15 @@ class Conversation:
             or self.busy
             or self._rewind_to != _NOWHERE
             or self._desk.spool.windows > len(self._unwanted)
+            or (self._unwanted and self._more_wait())
         )
+
+    def _more_wait(self) -> bool:
+        """Whether the spool has windows that were not sent yet; it may have dropped some of the unwanted, so their number does not tell."""
+        try:
+            return bool(self._desk.spool.pending(self._sent_row, 1))
+        except StorageError:
+            return True
 
     async def _send(self) -> None:
         while not self.draining:

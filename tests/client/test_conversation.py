@@ -1,0 +1,136 @@
+"""One conversation against a connection that writes down what it is given."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamsplit.client.conversation import Answer, Conversation, Desk
+from streamsplit.client.link_estimator import LinkEstimator
+from streamsplit.client.spool import Spool
+from streamsplit.client.step import Step
+from streamsplit.config import ClientSettings
+from streamsplit.encoders.version import Version
+from streamsplit.wire import messages
+from streamsplit.wire.codec import Codec
+
+
+class Paper:
+    """A connection: what is written can be read here, what is said can be put here."""
+
+    def __init__(self, version: Version) -> None:
+        served = messages.EncoderVersion(version.id, version.name, version.front_end.fingerprint)
+        self.welcome = messages.Welcome(messages.PROTOCOL, (served,), 4, 1 << 20)
+        self.written: list[Any] = []
+        self.said: asyncio.Queue[messages.ServerSays | None] = asyncio.Queue()
+
+    def introductions(self, step: Step, stream: object) -> list[Any]:
+        return []
+
+    def window_message(self, step: Step) -> Any:
+        return step
+
+    def key(self, stream: int, sequence: int) -> tuple[str, int]:
+        return "s", sequence
+
+    async def write(self, message: Any) -> None:
+        self.written.append(message)
+
+    async def read(self) -> messages.ServerSays | None:
+        return await self.said.get()
+
+    async def done_writing(self) -> None:
+        return None
+
+    def sequences(self) -> list[int]:
+        return [step.sequence for step in self.written]
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Any:
+    with Spool(tmp_path / "spool.db", 5_000) as made:
+        made.open_stream("s", 0, 16_000)
+        yield made
+
+
+def conversation(spool: Spool, version: Version, paper: Paper) -> tuple[Conversation, list[Answer]]:
+    answers: list[Answer] = []
+    settings = ClientSettings(device="pi", server="127.0.0.1:1")
+    desk = Desk(settings, version, spool, LinkEstimator(), answers.append, time.monotonic, random.Random(0))
+    return Conversation(desk, paper), answers  # type: ignore[arg-type]
+
+
+def step_of(version: Version, sequence: int, of: str = "") -> Step:
+    return Step(
+        stream="s",
+        sequence=sequence,
+        start_sample=sequence * 15_360,
+        split=2,
+        codec=Codec.INT4,
+        version=of or version.id,
+        payload=bytes(100),
+        features=b"",
+        front_end="f",
+        mark=None,
+        level_dbfs=-30.0,
+        captured_s=0.0,
+        device_ms={},
+    )
+
+
+def acknowledged(sequence: int) -> messages.Acknowledgement:
+    return messages.Acknowledgement(0, sequence, b"", None, 1, 1, 1, False)
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_window_the_disk_did_not_keep_hides_no_other(spool: Spool, compact: Version) -> None:
+    paper = Paper(compact)
+    talk, _ = conversation(spool, compact, paper)
+    running = asyncio.create_task(talk.run())
+    await settled()
+    async with talk.at_once(step_of(compact, 0)) as sent:
+        assert sent  # and the disk is full
+    async with talk.at_once(step_of(compact, 1)) as sent:
+        assert not sent
+        spool.put(step_of(compact, 1))
+    talk.wake()
+    await settled()
+    assert paper.sequences() == [0, 1]
+    running.cancel()
+
+
+async def test_windows_that_nobody_can_finish_and_that_were_dropped_hide_no_other(
+    spool: Spool, compact: Version
+) -> None:
+    paper = Paper(compact)
+    for sequence in range(3):
+        spool.put(step_of(compact, sequence, "long-gone"))
+    talk, _ = conversation(spool, compact, paper)
+    running = asyncio.create_task(talk.run())
+    await settled()
+    for sequence in range(3):
+        paper.said.put_nowait(messages.VersionGone(0, sequence, ()))
+    await settled()
+    assert talk.in_flight == 0
+    dropped = []
+    sequence = 3
+    while len(dropped) < 3:
+        dropped += spool.put(step_of(compact, sequence))
+        sequence += 1
+    spool.acknowledge([("s", number) for number in range(3, sequence - 2)])
+    async with talk.at_once(step_of(compact, sequence)) as sent:
+        assert not sent, "two windows wait before it"
+        spool.put(step_of(compact, sequence))
+    talk.wake()
+    await settled()
+    assert paper.sequences()[3:] == [sequence - 2, sequence - 1, sequence]
+    running.cancel()
