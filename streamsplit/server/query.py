@@ -22,6 +22,9 @@ from streamsplit.server.store import EmbeddingStore, Vectors
 PHASES = 4
 """Where a query's windows are cut, in shares of a window: stored windows were cut where they were, up to half a window away."""
 
+MOST_DIGITS = 19
+"""Numbers of windows have fewer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -89,13 +92,16 @@ def search_store(path: Path, query: Query) -> Found:
         RecordingError: the recording cannot be read.
     """
     with EmbeddingStore(path, read_only=True) as store:
-        if query.subject.isdecimal() and not Path(query.subject).exists():
+        if query.subject.isdecimal() and (
+            len(query.subject) >= MOST_DIGITS or not Path(query.subject).exists()
+        ):
             return _near_window(store, query)
         return _near_clip(store, query)
 
 
 def _near_window(store: EmbeddingStore, query: Query) -> Found:
-    window = store.get(int(query.subject))
+    known = len(query.subject) < MOST_DIGITS
+    window = store.get(int(query.subject)) if known else None
     if window is None:
         raise ConfigError(f"window {query.subject}: {store.path} holds no such number")
     version = query.version or window.version
