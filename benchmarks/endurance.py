@@ -187,7 +187,7 @@ def picture(samples: Sequence[Mapping[str, float]], path: Path) -> None:
         "rss_mib": "resident memory, MiB",
     }
     figure, axes = pyplot.subplots(2, 3, figsize=(13.0, 6.5), layout="constrained")
-    at = [one["windows"] for one in samples]
+    at = [one["windows"] / 1000 for one in samples]
     for axis, (name, title) in zip(axes.flat, panels.items(), strict=True):
         values = [one[name] for one in samples]
         axis.plot(at, values, color="#1f5fa8", linewidth=1.6)
@@ -195,8 +195,7 @@ def picture(samples: Sequence[Mapping[str, float]], path: Path) -> None:
         axis.set_ylim(0.0 if min(values) >= 0 else None, 1.15 * max(values) if max(values) > 0 else None)
         axis.grid(True, color="#e4e4e4", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.ticklabel_format(axis="x", style="plain")
     for axis in axes[-1]:
-        axis.set_xlabel("windows heard")
+        axis.set_xlabel("thousand windows heard")
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
