@@ -14,6 +14,9 @@ from streamsplit.learning.differences import pack, quantised, spec_of, unpack
 DEVICE_PREFIX = "blocks."
 """What a device may change: what it computes with. The server's other tails are not its business."""
 
+MOST_WINDOWS = 1 << 40
+"""A difference can come of; at one a second 34,000 years."""
+
 
 def pack_device_difference(
     difference: Mapping[str, Tensor], version: Version, device: str, windows: int, bits: int = 8
@@ -39,8 +42,8 @@ def device_difference(message: bytes, version: Version) -> DeviceDifference:
     """
     small, said = unpack(message, spec_of(version.state, DEVICE_PREFIX))
     windows = said.get("windows")
-    if said.get("base") != version.id or type(windows) is not int or windows < 1:
-        raise PayloadError(
-            f"difference: expected one of {version.id} and its windows, got {said.get('base')} and {windows!r}"
-        )
+    if said.get("base") != version.id:
+        raise PayloadError(f"difference: expected one of {version.id}, got one of {said.get('base')}")
+    if type(windows) is not int or not 1 <= windows <= MOST_WINDOWS:
+        raise PayloadError(f"difference: expected 1..{MOST_WINDOWS} windows, got {str(windows)[:40]}")
     return DeviceDifference(str(said.get("device")), version.id, windows, small.tensors())
