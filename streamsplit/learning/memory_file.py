@@ -110,7 +110,8 @@ def unpack(data: bytes) -> DistributionMemory:
         ) from None
     settings, means = _settings(tensors), tensors.get("means")
     expected = [settings.components, settings.dim]
-    if means is None or list(means.shape) != expected:  # before a byte is set aside for what is only announced
+    # Before a byte is set aside for what is only announced:
+    if means is None or list(means.shape) != expected:
         got = "nothing" if means is None else list(means.shape)
         raise PayloadError(f"memory means: expected {expected} as in its settings, got {got}")
     memory = DistributionMemory(settings)
