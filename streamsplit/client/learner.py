@@ -121,7 +121,8 @@ class Learner:
         self._coming: Version | None = None
         self._ready: Version | None = None
         self._building: asyncio.Task[None] | None = None
-        self._sent: tuple[str, dict[str, Tensor]] | None = None
+        self._sending: tuple[str, dict[str, Tensor]] | None = None  # a difference, with its base
+        self._sent: tuple[str, dict[str, Tensor]] | None = None  # the last one that the server has taken
         self._heard: list[tuple[int, np.ndarray[Any, Any], float | None]] = []
         self._windows = 0
         self._since_difference = 0
@@ -226,7 +227,7 @@ class Learner:
         except (StreamSplitError, ValueError, RuntimeError) as error:
             logger.error("what was learned is not sent: %s", error)
             return
-        self._sent = (base.id, difference)
+        self._sending = (base.id, difference)
         self.synchroniser.send(Thing.DIFFERENCE, "", base.id, packed)
 
     def _is_newest(self) -> bool:
@@ -296,8 +297,10 @@ class Learner:
             self._ready = self._coming
 
     def _given(self, thing: Thing, problem: str) -> None:
-        if thing is Thing.DIFFERENCE and problem:
-            self._sent = None
+        if thing is Thing.DIFFERENCE:
+            if not problem:
+                self._sent = self._sending
+            self._sending = None
         on_the_way = self._coming or self._building or self.synchroniser.fetching
         if thing is Thing.MEMORY and not problem and not on_the_way:
             self.synchroniser.fetch(Wish(Thing.MEMORY, version=self._version.id), MOST_MEMORY_BYTES)
@@ -311,7 +314,9 @@ class Learner:
             return None
         self._coming, self._heard = None, []
         sent = self._sent[1] if self._sent and self._sent[0] == self._version.id else None
-        self._sent, self._version = None, version
+        self._sent = self._sending = None
+        self._version = version
+        self.synchroniser.withdraw(Thing.DIFFERENCE)  # of what was; the trainer still has it
         if self._trainer:
             self._trainer.ask(lambda learner: learner.rebase(version, sent)).add_done_callback(_rebased)
         self._head.discount(KEPT_TRUST)

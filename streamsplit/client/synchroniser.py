@@ -103,6 +103,10 @@ class Synchroniser:
         piece = messages.Piece(thing, version, base, 0, len(content), b"")
         self._uploads[thing] = _Upload(piece, content)
 
+    def withdraw(self, thing: Thing) -> None:
+        """Sends no more of something; the server forgets what it has of it."""
+        self._uploads.pop(thing, None)
+
     def connected(self) -> None:
         """A new connection: what was unanswered is unanswered for ever."""
         self._waiting_for = self._asked = None

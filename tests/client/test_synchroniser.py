@@ -192,3 +192,13 @@ def test_the_newest_version_is_passed_on() -> None:
     version = EncoderVersion("v2", "compact", "f")
     device.sync.heard(Newest(version, 3))
     assert device.newest == [version]
+
+
+def test_what_is_withdrawn_is_sent_no_more_and_not_reported() -> None:
+    device = Device()
+    device.sync.send(Thing.DIFFERENCE, "", "v1", CONTENT)
+    device.sync.next()
+    device.sync.withdraw(Thing.DIFFERENCE)
+    device.sync.heard(Taken(Thing.DIFFERENCE, PIECE_BYTES))
+    assert device.sync.next() is None
+    assert device.given == []
