@@ -140,7 +140,8 @@ class ClientSettings(_Settings):
         device: this device's name; must match its credentials where it has any.
         server: HOST:PORT; None: work alone and keep everything in the spool.
         encoder, weights: registry name, and a weights file (None: shipped or cached; "untrained[:SEED]": random, in so many words).
-        decider: "heuristic", "greedy-profile", "greedy-profile:energy", "linucb", "learned", "learned:FILE" or "fixed:K".
+        decider: "heuristic", "greedy-profile", "greedy-profile:energy", "linucb", "learned", "learned:FILE", "fixed:K" or,
+            as a baseline, "random:SHARE[:SEED]".
         codec: for activations; "int4" is right for `compact`.
         embedding_codec: for embeddings made here.
         features_codec: for features (split 0).
