@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,15 +32,16 @@ from streamsplit.policy.env import FleetEnv
 from streamsplit.policy.flight import Flight
 from streamsplit.policy.learned import load_weights
 from streamsplit.policy.profile import Profile
-from streamsplit.policy.scenarios import make_worlds, shipped_scenarios
 from streamsplit.policy.scorer import G, K, Scorer
-from streamsplit.policy.training_worlds import FIRST_TRAINING_SEED, PolicySettings, training_worlds
+from streamsplit.policy.training_worlds import (
+    FIRST_TRAINING_SEED,
+    PolicySettings,
+    training_worlds,
+    validation_worlds,
+)
 from streamsplit.policy.worlds import MOST_OPTIONS, Worlds
 
 logger = logging.getLogger(__name__)
-
-VALIDATION_SEEDS: Final = range(900_000, 900_006)
-"""The policy that is kept does best on these, over all shipped scenarios."""
 
 Report = Callable[[int, int], None]
 
@@ -129,9 +130,7 @@ class PolicyTrainer:
                 seed=settings.seed,
                 device="cpu",
             )
-        self.validation = make_worlds(
-            list(shipped_scenarios().values()), VALIDATION_SEEDS, settings.episode_windows, settings.goals
-        )
+        self.validation = validation_worlds(settings, profiles)
 
     @property
     def done(self) -> int:

@@ -28,6 +28,7 @@ from streamsplit.policy.scenarios import (
     Scenario,
     Sound,
     made_device,
+    make_worlds,
     options_of,
     scaled,
     shipped_scenarios,
@@ -36,6 +37,12 @@ from streamsplit.policy.worlds import QUALITY_KNOTS, Device, Timeline, Worlds, s
 
 FIRST_TRAINING_SEED: Final = 1_000_000
 """Seeds from here on are for training; evaluations use those below it."""
+
+VALIDATION_SEEDS: Final = range(900_000, 900_006)
+"""Of each shipped scenario; see `validation_worlds`."""
+
+VALIDATION_DRAWN: Final = 72
+"""Drawn worlds that a policy of one kind of device is chosen on: as many as the shipped scenarios' ones."""
 
 Fleet = Literal["any", "pi", "laptop"]
 Algorithm = Literal["ppo", "maskable-ppo"]
@@ -107,6 +114,20 @@ def training_worlds(
     if seeds.start < FIRST_TRAINING_SEED:
         raise ConfigError(f"seeds: expected {FIRST_TRAINING_SEED} and more, got {seeds.start}")
     pairs = [_world(seed, windows, fleet, profiles) for seed in seeds]
+    return stack([device for device, _ in pairs], [timeline for _, timeline in pairs], goals)
+
+
+def validation_worlds(settings: PolicySettings, profiles: tuple[Profile, ...] = ()) -> Worlds:
+    """Worlds that a training chooses its policy on: neither trained on nor evaluated on.
+
+    The shipped scenarios', if it trains for any device; else drawn ones of its kind only, so that a policy trained for laptops has not
+    even been chosen by what it does on a Pi.
+    """
+    windows, goals = settings.episode_windows, settings.goals
+    if settings.fleet == "any" and not profiles:
+        return make_worlds(list(shipped_scenarios().values()), VALIDATION_SEEDS, windows, goals)
+    seeds = range(VALIDATION_SEEDS.start, VALIDATION_SEEDS.start + VALIDATION_DRAWN)
+    pairs = [_world(seed, windows, settings.fleet, profiles) for seed in seeds]
     return stack([device for device, _ in pairs], [timeline for _, timeline in pairs], goals)
 
 

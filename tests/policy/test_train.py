@@ -19,9 +19,10 @@ from streamsplit.policy.dynamics import Simulator
 from streamsplit.policy.flight import Flight
 from streamsplit.policy.layout import EXPECTED
 from streamsplit.policy.learned import load_weights
+from streamsplit.policy.scenarios import LAPTOP_WIFI, shipped_scenarios
 from streamsplit.policy.scorer import G, K, Scorer
 from streamsplit.policy.train import PolicyTrainer
-from streamsplit.policy.training_worlds import PolicySettings
+from streamsplit.policy.training_worlds import FIRST_TRAINING_SEED, PolicySettings, validation_worlds
 from tests.policy.worlds import LOCAL, slots, timeline, worlds
 
 TINY = PolicySettings(
@@ -107,6 +108,14 @@ def test_impossible_options_get_no_chance_and_the_rest_begin_near_what_is_expect
     assert flight.possible.sum(axis=1).tolist() == [1, 4]
     expected = features[:, G : G + 12 * K].reshape(2, 12, K)[..., EXPECTED]
     assert scores[1, :4] == pytest.approx(30.0 * expected[1, :4], rel=0.01)
+
+
+def test_a_policy_of_one_kind_of_device_is_not_chosen_by_what_it_does_on_another() -> None:
+    laptops = validation_worlds(replace(TINY, fleet="laptop"))
+    assert {device.profile.power.idle_w for device in laptops.devices} == {LAPTOP_WIFI.idle_w}
+    names = {device.name for device in validation_worlds(TINY).devices}
+    scenarios = [scenario.world(FIRST_TRAINING_SEED, 20)[0] for scenario in shipped_scenarios().values()]
+    assert names == {device.name for device in scenarios}
 
 
 def test_the_command_survives_kill_9(tmp_path: Path) -> None:
