@@ -10,6 +10,7 @@ from pathlib import Path
 from streamsplit.encoders.checkpoint import load, save
 from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError, PayloadError, StorageError
+from streamsplit.whole_file import left_behind, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,11 @@ class VersionStore:
         Raises:
             StorageError: the folder cannot be used.
         """
-        for left in self._folder.glob(".coming.*.safetensors"):  # by a kill
+        for left in (  # by a kill
+            *self._folder.glob(".coming.*.safetensors"),
+            *left_behind(self._version),
+            *left_behind(self._origin),
+        ):
             left.unlink(missing_ok=True)
         version = self.instead_of(own)
         if version is own:
@@ -91,10 +96,8 @@ class VersionStore:
         return version
 
     def _remember(self, origin: str) -> None:
-        temporary = self._origin.with_name(f".{self._origin.name}.{os.getpid()}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({"origin": origin}))
-            temporary.replace(self._origin)
         except OSError as error:
-            raise StorageError(f"{self._origin}: cannot be written: {error.strerror}") from None
+            raise StorageError(f"{self._folder}: cannot be made: {error.strerror}") from None
+        write_whole(self._origin, json.dumps({"origin": origin}).encode())

@@ -13,8 +13,6 @@ tensors' type.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from streamsplit.encoders.catalogue import build
 from streamsplit.encoders.split import SplitEncoder
 from streamsplit.encoders.version import Version, freeze
 from streamsplit.errors import ConfigError, StorageError
+from streamsplit.whole_file import write_whole
 from streamsplit.wire.codec import Codec, Ranges
 
 FORMAT: Final = "streamsplit-encoder"
@@ -92,7 +91,7 @@ def save(version: Version, path: Path) -> None:
         "trained": version.trained,
         "note": version.note,
     }
-    _write(path, to_bytes(tensors, {FORMAT: json.dumps(description, sort_keys=True)}))
+    write_whole(path, to_bytes(tensors, {FORMAT: json.dumps(description, sort_keys=True)}))
 
 
 def load(path: Path) -> Version:
@@ -117,22 +116,6 @@ def load(path: Path) -> Version:
 def load_trainable(path: Path) -> SplitEncoder:
     """Reads the unfolded encoder, to train it further. Raises as `load` does."""
     return load(path).trainable()
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:

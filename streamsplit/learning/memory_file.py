@@ -7,7 +7,6 @@ Tensors: those of `state`, "settings" (uint8, a JSON object with format_version 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from streamsplit.errors import ConfigError, PayloadError, StorageError
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
+from streamsplit.whole_file import write_whole
 
 FORMAT_VERSION: Final = 1
 CODES, SCALES = "reservoir/codes", "reservoir/scales"
@@ -127,16 +127,7 @@ def save(memory: DistributionMemory, path: Path) -> None:
     Raises:
         StorageError: the folder is missing, read-only or full.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(pack(memory, with_reservoir=True))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(f"{path}: memory cannot be written: {error.strerror or error}") from None
+    write_whole(path, pack(memory, with_reservoir=True))
 
 
 def load(path: Path) -> DistributionMemory:

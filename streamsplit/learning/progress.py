@@ -8,8 +8,6 @@ Nothing in it is ever executed.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 
 from streamsplit.errors import ConfigError, StorageError
 from streamsplit.learning.tensor_file import TensorFormat, read_tensors
+from streamsplit.whole_file import write_whole
 
 FORMAT: Final = "streamsplit-training"
 FORMAT_VERSION: Final = 1
@@ -107,20 +106,7 @@ def save_progress(progress: Progress, path: Path) -> None:
         "settings": dict(progress.settings),
         "pool": progress.pool,
     }
-    content = to_bytes(tensors, {FORMAT: json.dumps(said, sort_keys=True)})
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    write_whole(path, to_bytes(tensors, {FORMAT: json.dumps(said, sort_keys=True)}))
 
 
 def load_progress(path: Path) -> Progress:

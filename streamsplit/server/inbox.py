@@ -21,7 +21,7 @@ from streamsplit.errors import PayloadError, StorageError
 from streamsplit.learning.averaging import DeviceDifference
 from streamsplit.learning.device_difference import device_difference
 from streamsplit.learning.differences import header_of, most_bytes, spec_of
-from streamsplit.server.publications import write_whole
+from streamsplit.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ from typing import Any
 from streamsplit.encoders.checkpoint import load, save
 from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError, StorageError
+from streamsplit.whole_file import write_whole
 
 FORMAT_VERSION = 1
 KEEP = 8
@@ -240,24 +239,3 @@ class Publications:
                 yield
         except OSError as error:
             raise StorageError(f"{self.folder}: cannot be changed: {error.strerror}") from None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all, and survives a power cut.
-
-    Raises:
-        StorageError: the folder is missing, read-only or full.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from streamsplit.errors import StorageError
-from streamsplit.server.publications import write_whole
+from streamsplit.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 

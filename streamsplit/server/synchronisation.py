@@ -24,8 +24,9 @@ from streamsplit.learning.memory_file import pack, unpack
 from streamsplit.learning.merging import merge
 from streamsplit.learning.upgrade import bases
 from streamsplit.server.inbox import Inbox
-from streamsplit.server.publications import Publications, write_whole
+from streamsplit.server.publications import Publications
 from streamsplit.server.versions import ServedVersion
+from streamsplit.whole_file import write_whole
 from streamsplit.wire import messages
 from streamsplit.wire.messages import Thing
 
