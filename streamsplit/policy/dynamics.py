@@ -280,7 +280,7 @@ class Simulator:
         predicted = local & ~lost & (figures["predicts"] > 0)
         new[_At.KNOWN] = np.where(
             answered,
-            worlds.uncertainty[self.world, window],
+            worlds.told[self.world, window],
             np.where(predicted, worlds.predicted[self.world, window], old[_At.KNOWN]),
         )
         quality = np.where(lost, 0.0, self._quality(rows, slots, worlds.uncertainty[self.world, window]))

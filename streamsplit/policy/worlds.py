@@ -91,6 +91,7 @@ class Timeline:
         predicted: what the device's own head would say of its uncertainty.
         battery: share of the battery at the beginning.
         temperature_c: at the beginning; None: as its load has it.
+        told: what an answer tells of the window's uncertainty; None: the truth. Quality follows the truth.
     """
 
     uplink_bps: Array
@@ -102,11 +103,14 @@ class Timeline:
     predicted: Array
     battery: float = 1.0
     temperature_c: float | None = None
+    told: Array | None = None
 
     def __post_init__(self) -> None:
         windows = len(self.uplink_bps)
-        for item in fields(self)[:7]:
+        for item in fields(self):
             values = getattr(self, item.name)
+            if item.name in ("battery", "temperature_c") or values is None:
+                continue
             if values.shape != (windows,) or not np.isfinite(values).all() or values.min() < -200:
                 raise ValueError(
                     f"{item.name}: expected {windows} finite values, got shape {values.shape}"
@@ -134,6 +138,7 @@ class Worlds:
     uncertainty: Array
     level_dbfs: Array
     predicted: Array
+    told: Array
     battery: Array
     temperature_c: Array
     bits: Array
@@ -169,6 +174,7 @@ def stack(devices: Sequence[Device], timelines: Sequence[Timeline], goals: Goals
         name: np.stack([getattr(timeline, name) for timeline in timelines])
         for name in ("uplink_bps", "rtt_ms", "load", "server_up", "uncertainty", "level_dbfs", "predicted")
     }
+    told = [timeline.uncertainty if timeline.told is None else timeline.told for timeline in timelines]
     figures = _figures(devices, goals)
     hop_s = figures["hop_s"][:, None]
     carried = np.where(columns["server_up"], columns["uplink_bps"], 0.0)
@@ -187,6 +193,7 @@ def stack(devices: Sequence[Device], timelines: Sequence[Timeline], goals: Goals
     return Worlds(
         devices=tuple(devices),
         **columns,
+        told=np.stack(told),
         seen_up=_seen(columns["server_up"], figures["hop_s"]),
         battery=np.array([timeline.battery for timeline in timelines]),
         temperature_c=np.minimum(np.array(settled, np.float64), 79.0),
