@@ -166,7 +166,7 @@ class Daemon:
             try:
                 async for window in self._windows():
                     self.counters.windows += 1
-                    self._take_version(window.sequence, uplink)
+                    await self._take_version(window.sequence, uplink)
                     observation = observer.observe(window, self._choice.split if self._choice else None)
                     self._choice = self._pilot.choose(observation, self._options)
                     if window.sequence < resume_at:
@@ -288,9 +288,9 @@ class Daemon:
         if self._lessons:
             self._lessons.done(step, (usable_s - step.captured_s) * 1e3, self.uncertainty)
 
-    def _take_version(self, sequence: int, uplink: Uplink) -> None:
+    async def _take_version(self, sequence: int, uplink: Uplink) -> None:
         """Serves the next version from this window on, once it has come."""
-        version = self._learner.take_version() if self._learner else None
+        version = await self._learner.take_version() if self._learner else None
         if version is None:
             return
         self._edge = self._edge.with_version(version)

@@ -307,8 +307,11 @@ class Learner:
 
     # The swap.
 
-    def take_version(self) -> Version | None:
-        """The next version once it is whole; the caller serves it from the next window on."""
+    async def take_version(self) -> Version | None:
+        """The next version once it is whole and kept; the caller serves it from the next window on.
+
+        The disk is waited for in a thread: capture and uplink go on meanwhile.
+        """
         version, self._ready = self._ready, None
         if version is None:
             return None
@@ -323,7 +326,7 @@ class Learner:
         self.memory = self.world or DistributionMemory(MemorySettings(dim=version.encoder.embedding_dim))
         self.swaps += 1
         try:
-            self._store.keep(version)
+            await asyncio.to_thread(self._store.keep, version)
         except StorageError as error:
             logger.warning("after a restart the device begins with an older version: %s", error)
         return version

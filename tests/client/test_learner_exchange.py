@@ -16,6 +16,7 @@ from streamsplit.client.learner import Learner
 from streamsplit.client.synchroniser import Wish
 from streamsplit.client.telemetry import MachineReading
 from streamsplit.client.trainer import Trainer
+from streamsplit.client.version_store import VersionStore
 from streamsplit.config import LearnerSettings
 from streamsplit.encoders.checkpoint import save
 from streamsplit.encoders.registry import make_untrained
@@ -101,13 +102,40 @@ async def test_a_memory_of_other_embeddings_is_not_taken(tmp_path: Path, compact
     await fetched(learner, message, second.id)
     while learner.synchroniser.fetching:
         learner.synchroniser.heard(answer(wanted(learner), heard(dim), second.id))
-    version = learner.take_version()
+    version = await learner.take_version()
     assert version is not None
     assert version.id == second.id
     assert int(learner.memory.count) == (40 if dim == 128 else 0)
     for sequence, z in enumerate(rows()[:10]):
         learner.embedded(sequence, z, second.id, None)
     assert int(learner.memory.count) == (50 if dim == 128 else 10)
+
+
+async def test_the_event_loop_goes_on_while_a_version_is_kept_and_it_is_kept_before_it_is_served(
+    tmp_path: Path, compact: Version
+) -> None:
+    VersionStore(tmp_path).begin(compact)
+    learner, (second, message) = learner_of(compact, tmp_path), moved(compact, 1e-3)
+    learner.synchroniser.heard(newest(second))
+    await fetched(learner, message, second.id)
+    learner.synchroniser.heard(answer(wanted(learner), b"", second.id))
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(turn())
+    await asyncio.sleep(0)
+    before = turns
+    version = await learner.take_version()
+    turning.cancel()
+    assert version is not None
+    assert version.id == second.id
+    assert VersionStore(tmp_path).instead_of(compact).id == second.id
+    assert turns > before
 
 
 async def test_another_encoder_under_our_encoders_name_is_not_taken(tmp_path: Path, compact: Version) -> None:
@@ -123,7 +151,7 @@ async def test_another_encoder_under_our_encoders_name_is_not_taken(tmp_path: Pa
     for _ in range(100):
         await asyncio.sleep(0.01)
     assert learner.synchroniser.fetching is None
-    assert learner.take_version() is None
+    assert await learner.take_version() is None
 
 
 @pytest.mark.parametrize("truth", [math.nan, math.inf, -1e-7, 2.0001])
