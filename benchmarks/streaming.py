@@ -10,43 +10,46 @@ features. Server, refiner and device are processes of their own and begin with t
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
 import logging
-import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-
+from benchmarks.learning_sounds import make_sounds, write_manifest
 from streamsplit.encoders.checkpoint import load
 from streamsplit.encoders.registry import resolve
 from streamsplit.encoders.version import Version
 from streamsplit.errors import StreamSplitError
+from streamsplit.lab.links import LinkProxy, LinkSettings, Outage, Trace
 from streamsplit.lab.processes import server_process
 from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.edge_settings import EdgeSettings
 from streamsplit.learning.objectives import ObjectiveSettings
-from streamsplit.learning.pool import HOP_SHARE
 from streamsplit.learning.sources import Track
-from streamsplit.policy.observation import SILENCE_DBFS
 from streamsplit.server.publications import Publications
 from streamsplit.server.refiner import PUBLISHED
 
 logger = logging.getLogger(__name__)
 
-PHASES = round(1 / HOP_SHARE)
 EDGE_BATCH = 8
 POLL_S = 0.5
 QUIET_POLLS = 6
 """A refiner that waits for so long has nothing left to do."""
 PATIENCE_S = 900.0
 """For the refiner to finish what it has after the stream's end."""
+BURST_DECISIONS = 10
+"""A hundred windows."""
+UP_S, DOWN_S = 20.0, 40.0
+"""Of the link that fails, in turn."""
+LINK_BPS = 200e6
+"""Of that link while it is up."""
+BACKLOG = 1_000_000
+"""Windows that may wait for it: the device goes on listening, whatever the link does."""
 
 Update = Callable[[int, int], None]
 
@@ -57,37 +60,45 @@ class StreamingSettings:
 
     Attributes:
         name: of the system.
-        decider: of the device: "fixed:0" sends features of every window.
+        share: of decisions whose windows are sent as features, by chance; 1: "fixed:0", every window.
+        run: decisions in a row that go the same way, where `share` is below 1.
         edge: whether the device trains, too, and its differences are merged.
+        fails: whether the link is down for DOWN_S after every UP_S, in wall time.
         refiner: settings of `RefinerSettings` by name, over this benchmark's own.
-        refined_share: pairs that the refiner learns from, for each window that arrives.
     """
 
     name: str
-    decider: str = "fixed:0"
+    share: float = 1.0
+    run: int = 1
     edge: bool = True
+    fails: bool = False
     refiner: Mapping[str, Any] = field(default_factory=dict)
-    refined_share: float = 1.0
+
+    @property
+    def refined_share(self) -> float:
+        """Pairs that the refiner learns from, for each window that arrives: however few come, as many pairs as with all of them."""
+        return 1 / self.share
+
+    def decider(self, seed: int) -> str:
+        """Of the device."""
+        return "fixed:0" if self.share == 1.0 else f"random:{self.share}:{seed}:{self.run}"
 
 
 NO_HYBRID = {"spread_weight": 0.0, "smoothness_weight": 0.0}
-SPARSE = tuple(
-    StreamingSettings(
-        f"streaming-{round(100 * share)}" + ("-no-hybrid" if refiner else ""),
-        decider=f"random:{share}",
-        refined_share=1 / share,
-        refiner=refiner,
-    )
-    for share in (0.3, 0.1)
-    for refiner in ({}, NO_HYBRID)
-)
 STREAMING = (
-    StreamingSettings("streaming"),
     StreamingSettings("streaming-refiner-alone", edge=False),
-    StreamingSettings("streaming-no-hybrid", refiner=NO_HYBRID),
-    *SPARSE,
+    *(
+        StreamingSettings(name + end, share, run, fails=fails, refiner=refiner)
+        for name, share, run, fails in (
+            ("streaming", 1.0, 1, False),
+            ("streaming-30", 0.3, 1, False),
+            ("streaming-10", 0.1, 1, False),
+            ("streaming-10-bursts", 0.1, BURST_DECISIONS, False),
+            ("streaming-outages", 1.0, 1, True),
+        )
+        for end, refiner in (("", {}), ("-no-hybrid", NO_HYBRID))
+    ),
 )
-"""Sparse ones send a tenth or three tenths of decisions' windows, and their refiners learn as many pairs as with all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +116,6 @@ class Streamed:
     device: Version
     shadow: EdgeLearner | None
     figures: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Sound:
-    """One clip at one phase, as a file.
-
-    Attributes:
-        path: WAV: whole windows, then a silent one, which keeps neighbours of two clips further apart than neighbours may be.
-        windows: of it, the silent one left out.
-        audible: of these, how many are above the level at which a device learns.
-    """
-
-    path: Path
-    windows: int
-    audible: int
 
 
 def stream_through(
@@ -150,64 +146,9 @@ def stream_through(
     windows, audible = write_manifest(made, folder / "manifest.csv", pairs, seed)
     refiner = _refiner(settings, seed)
     _write_settings(folder, settings, refiner, pairs / EDGE_BATCH / windows, seed)
-    wanted = int(_sent_share(settings.decider) * audible * settings.refined_share)
-    decider = f"{settings.decider}:{seed}" if settings.decider.startswith("random") else settings.decider
-    asyncio.run(_play(folder, weights, decider, refiner["batch"], wanted, update))
-    return _outcome(folder, first, settings, seed, {"windows": windows, "audible": audible})
-
-
-def make_sounds(
-    tracks: Sequence[Track], folder: Path, sample_rate_hz: int, window_samples: int
-) -> list[list[Sound]]:
-    """Each clip at each phase, as WAV files that are made once; a clip too short for a phase has fewer."""
-    index = folder / "index.json"
-    if index.exists():
-        known = json.loads(index.read_text())
-        return [[Sound(folder / name, *counts) for name, *counts in clip] for clip in known]
-    folder.mkdir(parents=True, exist_ok=True)
-    clips: list[list[Sound]] = []
-    for number, track in enumerate(tracks):
-        heard = np.concatenate(list(track.listen()))
-        clips.append([])
-        for phase in range(PHASES):
-            cut = heard[phase * window_samples // PHASES :]
-            count = len(cut) // window_samples
-            if not count:
-                continue
-            whole = cut[: count * window_samples].reshape(count, window_samples)
-            level_db = 10 * np.log10(np.square(whole, dtype=np.float64).mean(1) + 1e-12)
-            path = folder / f"{number:05d}-{phase}.wav"
-            padded = np.concatenate([whole.reshape(-1), np.zeros(window_samples, np.float32)])
-            soundfile.write(path, padded, sample_rate_hz, subtype="PCM_16")
-            clips[-1].append(Sound(path, count, int((level_db >= SILENCE_DBFS).sum())))
-    said = [[(sound.path.name, sound.windows, sound.audible) for sound in clip] for clip in clips]
-    index.write_text(json.dumps(said))
-    return clips
-
-
-def write_manifest(clips: Sequence[Sequence[Sound]], path: Path, pairs: int, seed: int) -> tuple[int, int]:
-    """A manifest of passes over all clips, each in another order and at another phase, until `pairs` audible windows are in it.
-
-    Returns:
-        Windows the stream has, pauses included, and the audible ones of them.
-    """
-    windows = audible = number = 0
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path"])
-        while audible < pairs:
-            before = audible
-            rng = np.random.default_rng((seed, number, 7))
-            for place in rng.permutation(len(clips)):
-                if clips[place] and audible < pairs:
-                    sound = clips[place][rng.integers(len(clips[place]))]
-                    rows.writerow([os.path.abspath(sound.path)])
-                    windows += sound.windows + 1
-                    audible += sound.audible
-            if audible == before:
-                raise StreamSplitError("streaming: expected sound, the recordings are silent")
-            number += 1
-    return windows, audible
+    told = Progress(folder, refiner["batch"], audible, update)
+    link = asyncio.run(_play(folder, weights, settings, seed, told))
+    return _outcome(folder, first, settings, seed, {"windows": windows, "audible": audible, **link})
 
 
 def _refiner(settings: StreamingSettings, seed: int) -> dict[str, Any]:
@@ -224,10 +165,6 @@ def _refiner(settings: StreamingSettings, seed: int) -> dict[str, Any]:
     for name in ("least_windows", "new_windows"):
         own.setdefault(name, max(64, round(own["round_steps"] * own["batch"] / settings.refined_share)))
     return own
-
-
-def _sent_share(decider: str) -> float:
-    return float(decider.partition(":")[2]) if decider.startswith("random") else 1.0
 
 
 def _write_settings(
@@ -249,26 +186,52 @@ def _toml(table: str, values: Mapping[str, Any]) -> str:
     return f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
 
-async def _play(folder: Path, weights: str, decider: str, batch: int, wanted: int, update: Update) -> None:
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the refiner has done so far, told to whoever waits.
+
+    Attributes:
+        folder: of the run.
+        batch: pairs of its step.
+        wanted: pairs in all.
+        update: called with (pairs done, pairs in all).
+    """
+
+    folder: Path
+    batch: int
+    wanted: int
+    update: Update
+
+    def look(self) -> dict[str, Any]:
+        """The refiner's status, told; empty before its first."""
+        try:
+            said: dict[str, Any] = json.loads((self.folder / "refiner" / "status.json").read_text())
+        except (OSError, ValueError):
+            said = {}
+        self.update(min(self.wanted, self.batch * int(said.get("step", 0))), self.wanted)
+        return said
+
+
+async def _play(
+    folder: Path, weights: str, settings: StreamingSettings, seed: int, told: Progress
+) -> dict[str, Any]:
+    """Server and device from the first window to the refiner's last step; what the link did, where it fails."""
     server = ["--encoder", "compact", "--weights", weights, "--config", str(folder / "server.toml")]
     server += ["--store", str(folder / "embeddings.db"), "--refiner-dir", str(folder / "refiner")]
-    async with server_process([*server, "--max-windows-per-second", "1000000"], folder) as running:
-        command = [sys.executable, "-m", "streamsplit", "-q", "replay", str(folder / "manifest.csv")]
-        command += ["--out", str(folder / "client"), "--server", running.address, "--weights", weights]
-        command += [
-            "--config",
-            str(folder / "client.toml"),
-            "--decider",
-            decider,
-            "--patience",
-            str(PATIENCE_S),
-        ]
+    async with (
+        server_process([*server, "--max-windows-per-second", "1000000"], folder) as running,
+        _link(running.address, settings) as link,
+    ):
+        address = f"127.0.0.1:{link.port}" if link else running.address
         with (folder / "client.log").open("wb") as log:
+            command = _device_command(folder, address, weights, settings, seed)
             client = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+        polls = joined = 0
         try:
             while client.returncode is None:
                 await asyncio.sleep(POLL_S)
-                update(min(wanted, batch * int(_status(folder).get("step", 0))), wanted)
+                told.look()
+                polls, joined = polls + 1, joined + bool(link and link.stats.open_connections)
         finally:
             if client.returncode is None:
                 client.terminate()
@@ -276,28 +239,45 @@ async def _play(folder: Path, weights: str, decider: str, batch: int, wanted: in
         if client.returncode:
             last = (folder / "client.log").read_text(errors="replace").strip()[-300:]
             raise StreamSplitError(f"streaming: the device ended with status {client.returncode}: {last}")
-        await _until_quiet(folder, lambda step: update(min(wanted, batch * step), wanted))
+        await _until_quiet(told)
+        if link is None:
+            return {}
+        return {"link_cuts": link.stats.cuts, "link_joined_share": joined / polls}
 
 
-async def _until_quiet(folder: Path, told: Callable[[int], None]) -> None:
+@asynccontextmanager
+async def _link(address: str, settings: StreamingSettings) -> AsyncIterator[LinkProxy | None]:
+    """The link that fails, for as long as anybody may wait; None where there is none."""
+    if not settings.fails:
+        yield None
+        return
+    period_s = UP_S + DOWN_S
+    outages: list[Outage] = [
+        (turn * period_s + UP_S, (turn + 1) * period_s, "cut") for turn in range(int(24 * 3600 / period_s))
+    ]
+    async with LinkProxy(LinkSettings(address, Trace.constant(LINK_BPS), outages=outages)) as link:
+        yield link
+
+
+def _device_command(
+    folder: Path, address: str, weights: str, settings: StreamingSettings, seed: int
+) -> list[str]:
+    command = [sys.executable, "-m", "streamsplit", "-q", "replay", str(folder / "manifest.csv")]
+    command += ["--out", str(folder / "client"), "--server", address, "--weights", weights]
+    command += ["--config", str(folder / "client.toml"), "--decider", settings.decider(seed)]
+    command += ["--patience", str(PATIENCE_S)]
+    return [*command, "--backlog", str(BACKLOG)] if settings.fails else command
+
+
+async def _until_quiet(told: Progress) -> None:
     """Until the refiner has waited for QUIET_POLLS looks, PATIENCE_S at most."""
     quiet = 0
     for _ in range(int(PATIENCE_S / POLL_S)):
         await asyncio.sleep(POLL_S)
-        said = _status(folder)
-        told(int(said.get("step", 0)))
-        quiet = quiet + 1 if said.get("state") == "waiting" else 0
+        quiet = quiet + 1 if told.look().get("state") == "waiting" else 0
         if quiet >= QUIET_POLLS:
             return
     logger.warning("the refiner was still at work after %g s", PATIENCE_S)
-
-
-def _status(folder: Path) -> dict[str, Any]:
-    try:
-        said: dict[str, Any] = json.loads((folder / "refiner" / "status.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return said
 
 
 def _outcome(

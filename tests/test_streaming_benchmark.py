@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.streaming import make_sounds, write_manifest
+from benchmarks.learning_sounds import make_sounds, write_manifest
+from benchmarks.streaming import DOWN_S, STREAMING, UP_S, _link, _refiner
 from streamsplit.errors import StreamSplitError
 from streamsplit.learning.sources import Track
 
@@ -46,3 +48,24 @@ def test_passes_go_on_until_enough_windows_can_be_heard(tmp_path: Path) -> None:
     silent = make_sounds([track(0, 2.0, loud=0.0)], tmp_path / "silent", RATE_HZ, WINDOW)
     with pytest.raises(StreamSplitError, match="silent"):
         write_manifest(silent, tmp_path / "m.csv", 10, 0)
+
+
+def test_sparse_systems_learn_as_many_pairs_from_fewer_windows() -> None:
+    known = {settings.name: settings for settings in STREAMING}
+    assert known["streaming"].decider(3) == "fixed:0"
+    assert known["streaming-10-bursts"].decider(3) == "random:0.1:3:10"
+    assert [_refiner(known[name], 0)["new_windows"] for name in ("streaming", "streaming-10")] == [3072, 307]
+    assert {name for name, settings in known.items() if settings.fails} == {
+        "streaming-outages", "streaming-outages-no-hybrid",
+    }  # fmt: skip
+
+
+async def test_the_failing_link_is_there_only_where_it_is_asked_for() -> None:
+    async with _link("127.0.0.1:1", STREAMING[0]) as link:
+        assert link is None
+    failing = next(settings for settings in STREAMING if settings.fails)
+    async with _link("127.0.0.1:1", failing) as link:
+        assert link is not None
+        outages = link.settings.outages
+        assert [end - start for start, end, _ in outages[:3]] == [DOWN_S] * 3
+        assert [after[0] - before[1] for before, after in pairwise(outages[:4])] == [UP_S] * 3

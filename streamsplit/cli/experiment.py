@@ -79,6 +79,10 @@ def replay(
     tls_certificate: TlsCertificateOption = None,
     tls_key: TlsKeyOption = None,
     patience: Annotated[float, typer.Option(help="seconds to wait for a silent server")] = 60.0,
+    backlog: Annotated[
+        int,
+        typer.Option(min=1, help="windows that may wait for the server before the recordings are held back"),
+    ] = 256,
 ) -> None:
     """Play recordings through the same client, repeatably, and sum up what happened.
 
@@ -127,6 +131,7 @@ def replay(
         emulation=emulation,
         limit=limit,
         patience_s=patience,
+        backlog=backlog,
         server_config=server_config,
     )
     with progress_bar("replaying") as update:

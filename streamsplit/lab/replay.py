@@ -61,6 +61,7 @@ class ReplaySettings:
         emulation: with "live": a file that says which device this machine stands for; see `lab.emulation`.
         limit: only the first so many recordings.
         patience_s: give up when the server has not answered for so long.
+        backlog: windows that may wait for the server before the recordings are held back.
         server_config: TOML file of the embedded server's settings; where it refines, its state is in OUT/refiner.
     """
 
@@ -75,6 +76,7 @@ class ReplaySettings:
     emulation: Path | None = None
     limit: int | None = None
     patience_s: float = 60.0
+    backlog: int = 256
     server_config: Path | None = None
 
 
@@ -123,7 +125,12 @@ async def _replay(settings: ReplaySettings, progress: Progress) -> dict[str, Any
         )
         source = RecordingSource(recordings, version.front_end.sample_rate_hz, settings.speed)
         daemon_settings = DaemonSettings(
-            state.stream, client.decider, alone=address is None, lossless=True, patience_s=settings.patience_s
+            state.stream,
+            client.decider,
+            alone=address is None,
+            lossless=True,
+            max_backlog=settings.backlog,
+            patience_s=settings.patience_s,
         )
         observer = _observer(settings)
         async with device(client, daemon_settings, source, version, observer) as running:

@@ -43,7 +43,7 @@ class EdgeSettings:
     batch: int = 8
     accumulate: int = 16
     windows: int = 512
-    kept_share: float = 0.0
+    kept_share: float = 0.5
     fewest_windows: int = 64
     queue_windows: int = 128
     learning_rate: float = 2e-3

@@ -85,29 +85,36 @@ class RandomShare:
     """By chance: so large a share of decisions sends the least processed option, the others embed on the device.
 
     A baseline for what comes of sparse updates, not a policy: it looks at nothing. With a `Pilot` it sends runs of as many windows as
-    a decision lasts. The only decider with chance: the same seed gives the same series of choices.
+    `run` decisions last. The only decider with chance: the same seed gives the same series of choices.
 
     Attributes:
         share: of decisions that send, 0..1.
         seed: of the chance.
+        run: decisions in a row that are one throw of it, 1 or more.
     """
 
     share: float
     seed: int = 0
+    run: int = 1
     _chance: random.Random = field(init=False, repr=False, compare=False)
+    _left: int = field(init=False, repr=False, compare=False, default=0)
+    _sends: bool = field(init=False, repr=False, compare=False, default=False)
 
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
 
     @property
     def name(self) -> str:
-        """``random:SHARE:SEED``."""
-        return f"random:{self.share:g}:{self.seed}"
+        """``random:SHARE:SEED:RUN``, without RUN where it is 1."""
+        return f"random:{self.share:g}:{self.seed}" + (f":{self.run}" if self.run > 1 else "")
 
     def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
         """The shallowest option or the deepest."""
         working = [option for option in options if option.split != SKIP_SPLIT]
-        if self._chance.random() < self.share:
+        if not self._left:
+            self._sends, self._left = self._chance.random() < self.share, self.run
+        self._left -= 1
+        if self._sends:
             return _chosen(min(working, key=_depth), f"by chance: {self.share:.0%} of decisions send")
         return _chosen(_deepest(options), f"by chance: {1 - self.share:.0%} of decisions embed on the device")
 
@@ -288,8 +295,8 @@ def make_decider(
     """A decider by the name a user gives it.
 
     Args:
-        name: ``fixed:K``, ``random:SHARE[:SEED]``, ``heuristic``, ``greedy-profile``, ``greedy-profile:energy``, ``linucb``, ``learned``
-            (the policy that comes with the project) or ``learned:FILE``.
+        name: ``fixed:K``, ``random:SHARE[:SEED[:RUN]]``, ``heuristic``, ``greedy-profile``, ``greedy-profile:energy``, ``linucb``,
+            ``learned`` (the policy that comes with the project) or ``learned:FILE``.
         profile: this device's, for greedy-profile and learned.
         last_split: L of the encoder, to check K.
         hold_windows, predicts: what the device does, for learned: see `worlds.Device`.
@@ -337,13 +344,18 @@ def _profiled(name: str, profile: Profile | None, last_split: int | None) -> Pro
 
 
 def _random_share(name: str, argument: str) -> RandomShare:
-    share, _, seed = argument.partition(":")
+    share, _, rest = argument.partition(":")
+    seed, _, run = rest.partition(":")
     try:
-        decider = RandomShare(float(share), int(seed or 0))
+        decider = RandomShare(float(share), int(seed or 0), int(run or 1))
     except ValueError:
-        raise ConfigError(f"decider {name!r}: expected random:SHARE or random:SHARE:SEED") from None
+        raise ConfigError(
+            f"decider {name!r}: expected random:SHARE, random:SHARE:SEED or random:SHARE:SEED:RUN"
+        ) from None
     if not 0 <= decider.share <= 1:
         raise ConfigError(f"decider {name!r}: expected a share of 0 to 1, got {decider.share:g}")
+    if decider.run < 1:
+        raise ConfigError(f"decider {name!r}: expected a run of at least 1 decision, got {decider.run}")
     return decider
 
 

@@ -119,6 +119,7 @@ def test_following_an_objective_makes_it_smaller(compact: Version, name: str) ->
             objective=objective,
             batch=4,
             windows=16,
+            kept_share=0.0,
             fewest_windows=16,
             warm_up_steps=2,
             neighbour_s=0.0,
@@ -340,6 +341,8 @@ def test_other_settings_versions_or_damage_do_not_go_on(compact: Version, tmp_pa
     learner.save(file)
     with pytest.raises(ConfigError, match=r"learned with other settings \(batch, seed\)"):
         EdgeLearner(compact, replace(SMALL, batch=4, seed=3)).restore(file)
+    with pytest.raises(ConfigError, match=r"learned with other settings \(kept_share\)"):
+        EdgeLearner(compact, replace(SMALL, kept_share=0.0)).restore(file)
     with pytest.raises(ConfigError, match="learned from version compact-"):
         EdgeLearner(replace(compact, id="compact-other"), SMALL).restore(file)
     file.write_bytes(file.read_bytes()[:20_000])

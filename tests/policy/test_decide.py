@@ -255,7 +255,29 @@ def test_a_random_share_of_decisions_sends_and_the_seed_says_which() -> None:
     assert make_decider("random:0.3:5") == RandomShare(0.3, 5)
 
 
-@pytest.mark.parametrize("name", ["random:", "random:1.5", "random:a", "random:0.1:x"])
+def test_decisions_of_one_run_go_the_same_way_and_the_share_stays() -> None:
+    options = [option for option in OPTIONS if option.split >= 0]
+    decider = make_decider("random:0.3:5:10", None, LAST)
+    chosen = [decider.choose(observed(), options).split for _ in range(10_000)]
+    runs = [chosen[at : at + 10] for at in range(0, len(chosen), 10)]
+    assert all(len(set(run)) == 1 for run in runs)
+    single = make_decider("random:0.3:5", None, LAST)
+    assert [run[0] for run in runs] == [single.choose(observed(), options).split for _ in runs]
+    assert (decider.name, single.name) == ("random:0.3:5:10", "random:0.3:5")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "random:",
+        "random:1.5",
+        "random:a",
+        "random:0.1:x",
+        "random:0.1:1:0",
+        "random:0.1:1:x",
+        "random:0.1:1:2:3",
+    ],
+)
 def test_a_share_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="random"):
         make_decider(name)
