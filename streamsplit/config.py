@@ -146,6 +146,7 @@ class ClientSettings(_Settings):
         embedding_codec: for embeddings made here.
         features_codec: for features (split 0).
         audio_codec: for audio, if `send_audio`.
+        audio_kbps: of Opus, kbit/s; pcm16 and flac take what they take.
         microphone: index or part of a name; None: the default device.
         send_audio: raw or compressed audio may leave this device.
         profile: file written by ``streamsplit profile``, for greedy-profile.
@@ -172,6 +173,7 @@ class ClientSettings(_Settings):
     embedding_codec: Literal["fp32", "fp16", "int8", "int4"] = "int8"
     features_codec: Literal["fp32", "fp16", "int8", "int5", "int4", "int3"] = "int8"
     audio_codec: Literal["pcm16", "flac", "opus"] = "opus"
+    audio_kbps: float = Field(12.0, ge=6, le=256)
     microphone: str | int | None = None
     send_audio: bool = False
     profile: Path | None = None

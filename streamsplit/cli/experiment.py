@@ -9,6 +9,7 @@ import typer
 
 from streamsplit.cli.options import (
     AudioCodecOption,
+    AudioRateOption,
     CodecOption,
     ConfigOption,
     DeciderOption,
@@ -64,6 +65,7 @@ def replay(
     ] = None,
     send_audio: SendAudioOption = None,
     audio_codec: AudioCodecOption = None,
+    audio_kbps: AudioRateOption = None,
     features_codec: FeaturesCodecOption = None,
     embedding_codec: EmbeddingCodecOption = None,
     profile: ProfileOption = None,
@@ -104,6 +106,7 @@ def replay(
         codec=codec,
         send_audio=send_audio,
         audio_codec=audio_codec,
+        audio_kbps=audio_kbps,
         features_codec=features_codec,
         embedding_codec=embedding_codec,
         profile=profile,

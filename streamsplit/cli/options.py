@@ -45,6 +45,9 @@ SendAudioOption = Annotated[
     bool | None, typer.Option("--send-audio", help="sound itself may leave this device")
 ]
 AudioCodecOption = Annotated[str | None, typer.Option("--audio-codec", help="pcm16, flac or opus")]
+AudioRateOption = Annotated[
+    float | None, typer.Option("--audio-kbps", help="of Opus, 6 to 256 kbit/s; 12 unless told")
+]
 FeaturesCodecOption = Annotated[str | None, typer.Option("--features-codec", help="of split 0, as --codec")]
 EmbeddingCodecOption = Annotated[
     str | None, typer.Option("--embedding-codec", help="of split L: fp32, fp16, int8 or int4")

@@ -9,6 +9,7 @@ import typer
 
 from streamsplit.cli.options import (
     AudioCodecOption,
+    AudioRateOption,
     CodecOption,
     ConfigOption,
     DeciderOption,
@@ -129,6 +130,7 @@ def client(
     codec: CodecOption = None,
     send_audio: SendAudioOption = None,
     audio_codec: AudioCodecOption = None,
+    audio_kbps: AudioRateOption = None,
     profile: ProfileOption = None,
     learn: LearnOption = None,
     hold_windows: HoldOption = None,
@@ -157,6 +159,7 @@ def client(
         codec=codec,
         send_audio=send_audio,
         audio_codec=audio_codec,
+        audio_kbps=audio_kbps,
         profile=profile,
         learn=learn,
         hold_windows=hold_windows,

@@ -17,18 +17,19 @@ from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version
 from streamsplit.policy.decide import Choice
 from streamsplit.policy.observation import AUDIO_SPLIT, Option
-from streamsplit.wire.audio import audio_bytes, pack_audio
+from streamsplit.wire.audio import OPUS_BPS, audio_bytes, pack_audio
 from streamsplit.wire.codec import Codec, pack, pack_embedding
 
 
 @dataclass(frozen=True, slots=True)
 class Codecs:
-    """Which codec goes with which kind of payload."""
+    """Which codec goes with which kind of payload, and the rate of Opus in bits per second."""
 
     activation: Codec
     features: Codec
     embedding: Codec
     audio: Codec | None
+    opus_bps: int = OPUS_BPS
 
     @classmethod
     def from_settings(cls, settings: ClientSettings) -> Codecs:
@@ -38,6 +39,7 @@ class Codecs:
             Codec(settings.features_codec),
             Codec(settings.embedding_codec),
             Codec(settings.audio_codec) if settings.send_audio else None,
+            round(1e3 * settings.audio_kbps),
         )
 
 
@@ -80,7 +82,9 @@ class Edge:
             options.append(Option(split, str(codec), self.version.packed_bytes(split, codec)))
         if self._codecs.audio is not None:
             front_end = self.version.front_end
-            expected = audio_bytes(self._codecs.audio, front_end.sample_rate_hz, front_end.window_samples)
+            expected = audio_bytes(
+                self._codecs.audio, front_end.sample_rate_hz, front_end.window_samples, self._codecs.opus_bps
+            )
             options.append(Option(AUDIO_SPLIT, str(self._codecs.audio), expected))
         return options
 
@@ -99,7 +103,8 @@ class Edge:
         started = self._clock()
         payload, features = b"", b""
         if split == AUDIO_SPLIT:
-            payload = pack_audio(window.samples, codec, self.version.front_end.sample_rate_hz)
+            rate_hz = self.version.front_end.sample_rate_hz
+            payload = pack_audio(window.samples, codec, rate_hz, self._codecs.opus_bps)
             spent["pack"] = self._since(started)
         else:
             with torch.inference_mode():

@@ -238,6 +238,7 @@ def _described(settings: ReplaySettings, recordings: Sequence[Recording], versio
             client.features_codec,
             client.embedding_codec,
             client.audio_codec,
+            client.audio_kbps,
             client.send_audio,
         ],
         "seed": settings.seed,

@@ -105,14 +105,14 @@ def most_audio_bytes(codec: Codec, samples: int) -> int:
     return 2 * samples + (0 if codec is Codec.PCM16 else CONTAINER_BYTES)
 
 
-def audio_bytes(codec: Codec, sample_rate_hz: int, samples: int) -> float:
+def audio_bytes(codec: Codec, sample_rate_hz: int, samples: int, opus_bps: float = OPUS_BPS) -> float:
     """Expected bytes of a packed window, for cost estimates: exact for pcm16, else as measured."""
     _check(codec, sample_rate_hz)
     if codec is Codec.PCM16:
         return 2.0 * samples
     if codec is Codec.FLAC:
         return FLAC_SHARE * 2.0 * samples
-    return OPUS_SHARE * OPUS_BPS / 8.0 * samples / sample_rate_hz
+    return OPUS_SHARE * opus_bps / 8.0 * samples / sample_rate_hz
 
 
 def _check(codec: Codec, sample_rate_hz: int) -> None:

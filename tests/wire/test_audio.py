@@ -92,6 +92,9 @@ def test_expected_bytes_are_near_the_real_ones() -> None:
         assert len(pack_audio(window, codec, 16_000)) == pytest.approx(
             audio_bytes(codec, 16_000, 15_360), rel=share
         )
+    for opus_bps in (6_000, 24_000):
+        expected = audio_bytes(Codec.OPUS, 16_000, 15_360, opus_bps)
+        assert len(pack_audio(window, Codec.OPUS, 16_000, opus_bps)) == pytest.approx(expected, rel=0.3)
 
 
 @pytest.mark.parametrize("codec", AUDIO_CODECS)
