@@ -126,12 +126,14 @@ def run(
 def report(
     folder: Annotated[Path, typer.Argument(help="results folder of `lab run`")],
 ) -> None:
-    """Write DIR/report.html (one file, for any browser), summary.json and windows.parquet from what is finished."""
+    """Write DIR/report.html (one file, for any browser), tables.md, summary.json and windows.parquet from what is finished."""
     from streamsplit.lab.campaign import summarise_folder
+    from streamsplit.lab.markdown import write_tables
     from streamsplit.lab.report import write_report
 
     summary = summarise_folder(folder)
     path = write_report(folder, summary)
+    write_tables(folder, summary)
     for name, found in summary["scenarios"].items():
         out.print(_table(name, found))
     out.print(f"report: {path}", soft_wrap=True)

@@ -15,6 +15,7 @@ from streamsplit.lab.figures import (
     finite,
     latency_ms,
     median,
+    prediction_error,
     ratio_interval,
 )
 from streamsplit.lab.modelled import apart
@@ -71,6 +72,8 @@ def _scenario(seeds: Mapping[int, Seed]) -> dict[str, Any]:
     return {
         "title": about["title"],
         "encoder": about["encoder"],
+        "version": about["version"],
+        "trained": about["trained"],
         "seeds": sorted(seeds),
         "systems": systems,
         "best_fixed_is": best,
@@ -81,6 +84,16 @@ def _scenario(seeds: Mapping[int, Seed]) -> dict[str, Any]:
         },
         "simulated": simulated,
         "simulator_error": apart(measured, simulated),
+        "prediction_error": prediction_error(
+            [
+                row
+                for name in measured
+                if name != STREAMED
+                for rows in runs[name].values()
+                for row in rows
+                if row.latency_ms is not None
+            ]
+        ),
         "complete": all(set(seed.rows) == set(next(iter(seeds.values())).rows) for seed in seeds.values()),
     }
 

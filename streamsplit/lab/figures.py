@@ -62,6 +62,7 @@ def figures(
         "compute_mj": finite(np.mean([row.compute_mj for row in rows])),
         "radio_mj": finite(np.mean([row.radio_mj for row in rows])),
         "quality": finite(np.mean([row.quality for row in rows])),
+        "prediction": prediction_error(came),
         "accuracy": None
         if not judged
         else {
@@ -76,6 +77,26 @@ def figures(
             )
         },
         "client_cpu_ms_per_s": None if client_cpu_s is None else finite(1e3 * client_cpu_s / sound_s),
+    }
+
+
+def prediction_error(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """How far the cost model was from what came, window by window: medians of the differences' sizes, shares of what came.
+
+    None where nothing was expected. `latency_bias_ms` is the median of expected less came.
+    """
+    known = [row for row in rows if row.predicted_ms is not None and row.latency_ms and row.uplink_bytes]
+    if not known:
+        return None
+    expected = np.array([[row.predicted_ms, row.predicted_bytes] for row in known], np.float64)
+    came = np.array([[row.latency_ms, row.uplink_bytes] for row in known], np.float64)
+    shares = np.median(np.abs(expected - came) / came, axis=0)
+    return {
+        "windows": len(known),
+        "latency_error": finite(shares[0]),
+        "latency_error_ms": finite(np.median(np.abs(expected - came)[:, 0])),
+        "latency_bias_ms": finite(np.median((expected - came)[:, 0])),
+        "bytes_error": finite(shares[1]),
     }
 
 

@@ -69,6 +69,7 @@ def _scenario(name: str, found: Mapping[str, Any], seeds: Mapping[int, Seed]) ->
         tag("p", found["title"], "" if found["complete"] else tag("b", " Not every seed has every system.")),
         _facts(seeds),
         _disturbance(systems),
+        None if found["trained"] else _untrained(found["encoder"]),
         tag("h3", "Figures"),
         _table(systems),
         tag("div", _charts(systems), class_="charts"),
@@ -132,6 +133,16 @@ def _disturbance(systems: Mapping[str, Any]) -> Html | None:
         tag("b", "This machine was not idle: ", class_="bad"),
         f"work that has nothing to do with these runs took up to {max(shares):.0%} of the device's core. Latencies are "
         "too long by as much as the client had to wait for it.",
+    )
+
+
+def _untrained(encoder: str) -> Html:
+    """A warning where weights are random."""
+    return tag(
+        "p",
+        tag("b", "The weights are random: ", class_="bad"),
+        f"no weights of {encoder} come with the project. Latency, bytes and energy are what they would be with trained ones; accuracy, "
+        "quality, uncertainty and with them the return say nothing.",
     )
 
 

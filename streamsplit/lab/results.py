@@ -17,7 +17,8 @@ from typing import Any, Final
 from streamsplit.errors import ConfigError, StorageError
 from streamsplit.lab.rows import Row
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""2: rows say what the cost model had expected."""
 ABOUT: Final = "about"
 
 

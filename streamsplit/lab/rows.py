@@ -22,8 +22,8 @@ from streamsplit.lab.hearing import Heard
 from streamsplit.lab.scenario import Scenario
 from streamsplit.lab.schedule import Schedule
 from streamsplit.lab.summary import DONE
-from streamsplit.policy.cost import device_ms, reward, send_mj
-from streamsplit.policy.observation import Option
+from streamsplit.policy.cost import device_ms, message_bits, predict_latency_ms, reward, send_mj
+from streamsplit.policy.observation import Observation, Option
 from streamsplit.policy.power import PowerModel
 from streamsplit.policy.profile import Profile
 from streamsplit.policy.quality import Quality
@@ -59,6 +59,8 @@ class Row:
         link_bps, load_percent: of the schedule at its end.
         seen_cpu_percent, seen_uplink_bps, seen_rtt_ms, seen_uncertainty: what the decider saw.
         reason: of the decision.
+        predicted_ms, predicted_bytes: what the cost model expects of this window's split, from the device's profile and what was
+            observed just before; None: nothing was observed.
     """
 
     sequence: int
@@ -89,6 +91,8 @@ class Row:
     seen_rtt_ms: float | None
     seen_uncertainty: float | None
     reason: str | None
+    predicted_ms: float | None = None
+    predicted_bytes: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -219,7 +223,19 @@ def _row(
         seen_rtt_ms=seen.get("rtt_ms"),
         seen_uncertainty=seen.get("uncertainty"),
         reason=(record.get("decision") or {}).get("reason"),
+        **predicted(run.profile, record),
     )
+
+
+def predicted(profile: Profile | None, record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Latency and bytes on the link that `policy.cost` expects of a journal's window, headers included."""
+    decision = record.get("decision") or {}
+    payload_bytes = (decision.get("expected") or {}).get("payload_bytes")
+    if profile is None or payload_bytes is None or not decision.get("observation"):
+        return {"predicted_ms": None, "predicted_bytes": None}
+    option = Option(record["split"], record["codec"], payload_bytes)
+    latency = predict_latency_ms(profile, option, Observation(**decision["observation"]))
+    return {"predicted_ms": latency.total, "predicted_bytes": message_bits(payload_bytes) / 8.0}
 
 
 def _unslowed_ms(run: Run, record: Mapping[str, Any]) -> float:

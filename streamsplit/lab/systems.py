@@ -38,20 +38,21 @@ class System:
     profiled: bool = False
 
 
-def _audio(name: str, label: str, codec: str) -> System:
-    return System(name, label, ("--send-audio", "--split", "audio", "--audio-codec", codec))
+def _audio(name: str, label: str, codec: str, *more: str) -> System:
+    return System(name, label, ("--send-audio", "--split", "audio", "--audio-codec", codec, *more))
 
 
 def all_systems(last_split: int) -> dict[str, System]:
     """Every system of an encoder with splits 0 to `last_split`, by name, in the order of tables.
 
     >>> list(all_systems(2))[:7]
-    ['server_pcm', 'server_flac', 'server_opus', 'split_0', 'split_1', 'edge_only', 'heuristic']
+    ['server_pcm', 'server_flac', 'server_opus_24k', 'server_opus', 'split_0', 'split_1', 'edge_only']
     """
     systems = [
         _audio("server_pcm", "PCM to the server", "pcm16"),
         _audio("server_flac", "FLAC to the server", "flac"),
-        _audio("server_opus", "Opus 12k to the server", "opus"),
+        _audio("server_opus_24k", "Opus 24k to the server", "opus", "--audio-kbps", "24"),
+        _audio("server_opus", "Opus 12k to the server", "opus", "--audio-kbps", "12"),
         System("split_0", "log-mel, 8 bit (split 0)", ("--split", "0"), fixed=True),
         *(
             System(f"split_{split}", f"split {split}, 4 bit", ("--split", str(split)), fixed=True)

@@ -17,6 +17,7 @@ from streamsplit.cli.terminal import app
 from streamsplit.encoders.registry import resolve
 from streamsplit.errors import ConfigError
 from streamsplit.lab.campaign import CampaignSettings, run_campaign, summarise_folder
+from streamsplit.lab.markdown import write_tables
 from streamsplit.lab.report import write_report
 from streamsplit.lab.scenario import load
 
@@ -80,6 +81,10 @@ def test_a_killed_campaign_goes_on_and_its_report_tells_what_was_run(scenario: P
     page = write_report(out, summary).read_text()
     assert "tiny &amp; &lt;quick&gt;" in page
     assert "all on the device" in page
+    tables = write_tables(out, summary).read_text()
+    row = next(line for line in tables.splitlines() if line.startswith("| all on the device |"))
+    assert f"| {here['latency_ms']['p50']:,.1f} |" in row
+    assert 0.0 < summary["scenarios"]["tiny"]["prediction_error"]["bytes_error"] < 1.0
     assert (out / "windows.parquet").stat().st_size > 0
 
     with pytest.raises(ConfigError, match="other settings"):

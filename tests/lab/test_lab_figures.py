@@ -106,6 +106,30 @@ def test_energy_is_processor_time_of_the_slow_device_and_bytes_and_the_radio_bet
     assert [row.radio_mj for row in rows] == pytest.approx([radio, radio])
 
 
+def test_the_cost_model_is_held_against_what_came() -> None:
+    profile = scaled(shipped_profile("compact"), 1.0, PI4_LTE)
+    seen = {"cpu_percent": 0.0, "memory_percent": 0.0, "level_dbfs": -30.0, "server_available": True,
+            "uplink_bps": 1e6, "rtt_ms": 60.0}  # fmt: skip
+    features, head, pack = device_ms(profile, Option(2, "int4", 0.0))
+    wire_ms = 60.0 + 8e3 * (300.0 + MESSAGE_BYTES) / 1e6
+    decision = {"reason": "told", "observation": seen, "expected": {"payload_bytes": 300.0}}
+    parts = {"features_ms": features, "head_ms": head, "pack_ms": pack, "wire_ms": wire_ms}
+    tails_ms = [factor * profile.tail_ms[2] for factor in (1.0, 1.0, 50.0)]
+    records = [
+        on_time(index, sum(parts.values()) + tail_ms, **parts, tail_ms=tail_ms)
+        for index, tail_ms in enumerate(tails_ms)
+    ]
+    records = [{**each, "decision": decision} for each in records]
+    run = make_run(4, profile=profile, uplink_bytes=3 * (300.0 + MESSAGE_BYTES) / 0.8)
+    rows = make_rows(run, records)
+    assert rows[0].predicted_ms == pytest.approx(rows[0].latency_ms)
+    assert rows[3].predicted_ms is None  # never came
+    found = figures({0: rows}, WINDOW_S, None, None)["prediction"]
+    assert (found["windows"], found["latency_error"]) == (3, pytest.approx(0.0, abs=1e-6))
+    assert found["bytes_error"] == pytest.approx(0.2)
+    assert figures({0: make_rows(make_run(1), [on_time(0, 4.0)])}, WINDOW_S, None, None)["prediction"] is None
+
+
 def test_work_too_short_for_a_quota_counts_what_the_profile_says() -> None:
     profile = scaled(shipped_profile("compact"), 10.0, PI4_LTE)
     run = make_run(1, speed=2.0, slowdown=10.0, profile=profile)

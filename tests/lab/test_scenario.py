@@ -28,7 +28,14 @@ def test_every_shipped_scenario_is_named_after_its_file_and_has_a_schedule_witho
 
 def test_the_scenarios_that_were_promised_are_shipped() -> None:
     promised = {"wifi-idle", "lte-idle", "lte-loaded", "evdo-idle", "umts-idle", "commute-3g", "outages"}
-    assert promised | {"pi4-wifi", "pi4-lte-loaded"} <= set(shipped())
+    assert promised | {"pi4-wifi", "pi4-lte-loaded", "lte-cola", "lte-clap"} <= set(shipped())
+    assert {load(name).encoder for name in shipped()} == {"compact", "cola", "clap"}
+
+
+@pytest.mark.parametrize("name", ["lte-cola", "lte-clap"])
+def test_random_weights_are_asked_for_in_so_many_words(name: str) -> None:
+    assert load(name).weights == "untrained"
+    assert "random weights" in load(name).title
 
 
 @pytest.mark.parametrize(
