@@ -85,8 +85,17 @@ def main(
     traces: Annotated[
         Path | None, typer.Option(help="policy: folder of link traces, Mahimahi *.up and Norway 3G")
     ] = None,
-    policy_file: Annotated[
-        Path | None, typer.Option("--policy", help="policy: another than the shipped one")
+    policy_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--policy", help="policy: another than the shipped one, beside it; may be given several times"
+        ),
+    ] = None,
+    journals: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--journal", help="policy: of a replay with a memory, for real uncertainty; several times"
+        ),
     ] = None,
     systems: Annotated[
         list[str] | None,
@@ -115,7 +124,8 @@ def main(
             elif name == "endurance":
                 more = {"data": data}
             elif name == "policy":
-                more = {"traces": traces, "policy": policy_file, "only": systems or ()}
+                more = {"traces": traces, "policies": policy_files or ()}
+                more |= {"only": systems or (), "journals": journals or ()}
             figures = BENCHMARKS[name](folder, seed, quick, **more)
         except StreamSplitError as error:
             console.print(Text(f"{name}: {error}", style="red"))
