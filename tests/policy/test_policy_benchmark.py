@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.policy import markdown, run, wins
+from benchmarks.policy import compared, flown_by, markdown, named, wins
 from benchmarks.policy_signals import ranked
 from streamsplit.policy.learned import SHIPPED_POLICY
+from streamsplit.policy.scenarios import make_worlds, shipped_scenarios
 
 
 def lead(low: float, high: float) -> dict[str, Any]:
@@ -36,26 +36,20 @@ def test_correlation_of_ranks() -> None:
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    folder = tmp_path_factory.mktemp("bench")
-    said = run(folder, 0, True, policies=[SHIPPED_POLICY], only=("wifi-idle",))
-    return said, (folder / "table.md").read_text()
+def table() -> dict[str, Any]:
+    learners = {name: flown_by(weights) for name, weights in named([SHIPPED_POLICY]).items()}
+    return {"made": compared(make_worlds([shipped_scenarios()["wifi-idle"]], [1, 2], 60), learners, 0)}
 
 
-def test_another_policy_flies_beside_the_shipped_one_in_the_same_worlds(
-    figures: tuple[dict[str, Any], str],
-) -> None:
-    row = figures[0]["scenarios"]["wifi-idle"]
+def test_another_policy_flies_beside_the_shipped_one_in_the_same_worlds(table: dict[str, Any]) -> None:
+    row = table["made"]
     assert row["leads"]["learned"]["shipped"] == {"mean": 0.0, "interval": [0.0, 0.0]}
     assert row["systems"]["learned"] == row["systems"]["shipped"]
     assert set(row["leads"]["learned"]) >= {"best_fixed", "greedy_profile", "heuristic", "oracle"}
     assert row["systems"]["oracle"]["return"]["mean"] >= row["systems"]["learned"]["return"]["mean"]
 
 
-def test_the_table_has_a_row_of_returns_and_one_of_leads_for_each_policy(
-    figures: tuple[dict[str, Any], str],
-) -> None:
-    said, table = figures
-    assert table == markdown(said["scenarios"], ["learned", "shipped"])
-    assert table.count("| wifi-idle |") == 3
-    assert "| learned less | best_fixed | greedy_profile | heuristic |" in table
+def test_the_tables_have_a_row_of_returns_and_one_of_leads_for_each_policy(table: dict[str, Any]) -> None:
+    said = markdown(table, ["learned", "shipped"])
+    assert said.count("| made |") == 3
+    assert "| learned less | best_fixed | greedy_profile | heuristic |" in said
