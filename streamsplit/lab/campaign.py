@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from streamsplit.client.app import until_signalled
-from streamsplit.encoders.registry import resolve
+from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import StreamSplitError
 from streamsplit.lab.conclusions import conclude
 from streamsplit.lab.hearing import Heard, Probe
@@ -41,6 +41,7 @@ from streamsplit.lab.results import ABOUT, finished, folder_of, read_all, write_
 from streamsplit.lab.rows import make_rows
 from streamsplit.lab.scenario import Scenario
 from streamsplit.lab.schedule import make_schedule
+from streamsplit.lab.software import software_ms
 from streamsplit.lab.summary import write_summary
 from streamsplit.lab.systems import STREAMED, System, choose, rotated
 from streamsplit.lab.trial import Bench, Outcome, run_trial
@@ -153,12 +154,13 @@ class _Campaign:
         if not set(ready.systems) & set(todo):
             self._done += len(todo)
             return
-        write_json(folder / f"{ABOUT}.json", {**ready.about, "fingerprint": made_of})
         async with _server(scenario, folder, self._cores) as address:
             bench = Bench(
                 scenario, seed, schedule, address, ready.manifest, ready.profile_path, self._cores,
                 lambda: make_quota(scenario.quota, quota_name()),
             )  # fmt: skip
+            ready = await self._without_link(bench, ready, version, folder)
+            write_json(folder / f"{ABOUT}.json", {**ready.about, "fingerprint": made_of})
             for system in todo:
                 if system in ready.systems:
                     await self._one(bench, system, ready, folder, made_of)
@@ -170,6 +172,13 @@ class _Campaign:
         if not self._settings.keep:
             for name in ("sound", "server", "work"):
                 shutil.rmtree(folder / name, ignore_errors=True)
+
+    async def _without_link(self, bench: Bench, ready: Prepared, version: Version, folder: Path) -> Prepared:
+        self._say(f"{bench.scenario.name}, seed {bench.seed}: software without a link", 0.0)
+        kept, last_split = ready.profile_path.parent, version.encoder.last_split
+        took_ms = await software_ms(bench, version.id, last_split, folder / "work" / "bare", kept)
+        about = {**ready.about, "software_ms": round(took_ms, 3)}
+        return replace(ready, run=replace(ready.run, software_ms=took_ms), about=about)
 
     async def _one(self, bench: Bench, system: System, ready: Prepared, folder: Path, made_of: str) -> None:
         what = f"{bench.scenario.name}, seed {bench.seed}: {system.label}"

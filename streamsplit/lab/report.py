@@ -109,6 +109,14 @@ def _facts(seeds: Mapping[int, Seed]) -> Html:
         ("quota", "the whole core" if quota["share"] >= 1 else
                   f"{quota['share']:.0%} of a core by {quota['method']}; measured: {longer} longer"),
     ]  # fmt: skip
+    software_ms = about.get("software_ms")
+    if software_ms:
+        facts.append(
+            (
+                "software",
+                f"{software_ms:.1f} ms between the sockets without any link: counted once, not {about['speed']:g} times",
+            )
+        )
     sources = [
         ("encoder", f"{about['encoder']}, version {about['version']}" + ("" if about["trained"] else ", NOT TRAINED")),
         ("quality", about["quality"]["source"]),
@@ -335,8 +343,8 @@ def _method(about: Mapping[str, Any]) -> Html:
             "One system after another, each a fresh client on the same sound, trace and load; the order is rotated from seed to seed. "
             "Latency runs from a window's last sample to its usable embedding at the client, by the client's journal, plus how much later than "
             "due the sound could be taken. Sound, link and load run faster than life by the stated speed: a measured millisecond of the "
-            "link counts that often, one of the client's own work as often as the device is slower (less what the quota took), one of "
-            "the server's once.",
+            "link counts that often, one of the client's own work and of the software between the sockets as often as the device is "
+            "slower (less what the quota took), one of the server's once.",
         ),
         tag(
             "p",

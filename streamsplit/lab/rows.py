@@ -1,8 +1,8 @@
 """From a run's journal to one row per window, in the device's own time: latency, bytes, energy, quality, reward.
 
 Time. Sound and link ran `speed` times as fast as the device's life, and its own work was stretched by a quota (see
-`lab.quota`). A measured millisecond of the link counts `speed` device milliseconds, one of the client's own work
-`compute_factor`, one of the server's (as acknowledgements tell) one. Sound that a device could not take in time waits in the
+`lab.quota`). A measured millisecond of the link counts `speed` device milliseconds, one of the client's own work and of the software
+between the sockets (see `lab.software`) `compute_factor`, one of the server's (as acknowledgements tell) one. Sound that a device could not take in time waits in the
 replay's source, where a microphone would lose it: that lateness is added to the latency.
 
 Energy is modelled: the measured processor seconds of the client and the bytes measured on its socket, times a stated power
@@ -111,6 +111,7 @@ class Run:
         client_cpu_s: of the client; None: not known, the measured parts stand for it.
         uplink_bytes: on the socket; None: only payloads are known.
         profile: of the emulated device: its parts never count less than this says, for a quota does not slow short work down.
+        software_ms: of `wire_ms`, what is not the link's but takes this long without one.
     """
 
     scenario: Scenario
@@ -123,6 +124,7 @@ class Run:
     client_cpu_s: float | None
     uplink_bytes: float | None
     profile: Profile | None = None
+    software_ms: float = 0.0
 
 
 def make_rows(run: Run, records: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -144,7 +146,9 @@ def make_rows(run: Run, records: Sequence[Mapping[str, Any]]) -> list[Row]:
     return rows
 
 
-def parts_ms(scenario: Scenario, measured: Mapping[str, float]) -> tuple[float, float, float]:
+def parts_ms(
+    scenario: Scenario, measured: Mapping[str, float], software_ms: float = 0.0
+) -> tuple[float, float, float]:
     """(own, link, server) in device milliseconds, of a journal's `measured`.
 
     >>> slow = Scenario.model_validate({"name": "s", "title": "", "speed": 2, "link": {"made": "1M"},
@@ -155,7 +159,9 @@ def parts_ms(scenario: Scenario, measured: Mapping[str, float]) -> tuple[float, 
     own, link, server = (
         sum(float(measured.get(part, 0.0)) for part in group) for group in (OWN, LINK, SERVER)
     )
-    return own * scenario.compute_factor, link * scenario.speed, server
+    software = min(software_ms, float(measured.get("wire_ms", 0.0)))
+    link_ms = (link - software) * scenario.speed + software * scenario.compute_factor
+    return own * scenario.compute_factor, link_ms, server
 
 
 def lateness_ms(done: Mapping[int, Mapping[str, Any]], hop_s: float) -> dict[int, float]:
@@ -182,7 +188,7 @@ def _row(
     run: Run, record: Mapping[str, Any], late_ms: float, energy: tuple[float, float], uplink_bytes: float
 ) -> Row:
     scenario, sequence, split = run.scenario, record["sequence"], record["split"]
-    own_ms, link_ms, server_ms = parts_ms(scenario, record["measured"])
+    own_ms, link_ms, server_ms = parts_ms(scenario, record["measured"], run.software_ms)
     own_ms += _unslowed_ms(run, record)
     late_ms *= scenario.speed
     local = split == run.last_split
@@ -300,7 +306,7 @@ def _radio_mj(
     """What sending each window costs, with the radio's tail until the next."""
     power, sends = run.scenario.device.power_model, []
     for sequence, record in done.items():
-        own_ms, link_ms, _ = parts_ms(run.scenario, record["measured"])
+        own_ms, link_ms, _ = parts_ms(run.scenario, record["measured"], run.software_ms)
         queue_ms = float(record["measured"].get("queue_ms", 0.0)) * run.scenario.speed
         begin_s = float(run.heard.start_s[sequence]) + run.window_s
         begin_s += (own_ms + queue_ms + late_ms[sequence] * run.scenario.speed) / 1e3

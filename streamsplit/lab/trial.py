@@ -87,12 +87,14 @@ async def run_trial(
     folder: Path,
     progress: Callable[[float], None] = lambda share: None,
     attempt: int = 0,
+    name: str | None = None,
 ) -> Outcome:
     """Runs one system from a fresh folder.
 
     Args:
         progress: called with the share of windows that are done with, 0..1.
         attempt: another one must have another name for the device, or the server knows its windows already.
+        name: for that name, instead of the system's.
 
     Raises:
         StreamSplitError: a process did not start, or the client failed.
@@ -109,7 +111,7 @@ async def run_trial(
                        [str(folder / "load.csv"), "--processes", str(scenario.load.processes)],
                        folder / "load.log", client_cores)  # fmt: skip
     loaded = scenario.load.kind != "none"
-    device = f"lab-{system.name}-{bench.seed}-{attempt}"
+    device = f"lab-{name or system.name}-{bench.seed}-{attempt}"
     async with contextlib.AsyncExitStack() as open_:
         quota = open_.enter_context(bench.limited())
         _write_emulation(bench, quota, folder)

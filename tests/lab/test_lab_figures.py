@@ -72,6 +72,18 @@ def test_a_window_sent_counts_link_time_by_speed_and_own_time_by_slowness() -> N
     assert row.quality == pytest.approx(0.9)
 
 
+def test_software_between_the_sockets_is_not_hastened_with_the_link() -> None:
+    parts = {"wire_ms": 20.0, "queue_ms": 3.0}
+    fast, slow, real = (
+        make_run(1, speed=speed, slowdown=slowdown, software_ms=5.0)
+        for speed, slowdown in ((4.0, 1.0), (4.0, 10.0), (1.0, 1.0))
+    )
+    assert make_rows(fast, [on_time(0, 27.0, **parts)])[0].link_ms == 4.0 * 18.0 + 5.0
+    assert make_rows(slow, [on_time(0, 27.0, **parts)])[0].link_ms == 4.0 * 23.0
+    assert make_rows(real, [on_time(0, 27.0, **parts)])[0].link_ms == 23.0
+    assert make_rows(fast, [on_time(0, 7.0, wire_ms=2.0)])[0].link_ms == 2.0  # never less than nothing
+
+
 def test_a_window_embedded_here_is_usable_before_it_is_sent() -> None:
     row = make_rows(make_run(1), [on_time(0, 4.0, split=4, spool_ms=5.0, wire_ms=70.0)])[0]
     assert row.latency_ms == pytest.approx(4.0)
