@@ -3,7 +3,8 @@
     pool + seed -> system -> weights -> every figure of `learning.evaluation` -> rows/SET-SYSTEM-SEED.json
 
 A row is made once: the same command goes on where it was stopped, and a row that is deleted is made anew. To add a system, give it a
-name in `SYSTEMS`. `gap_points` is how many points a system is behind `REFERENCE`, the mean over its seeds: below 0 is ahead of it.
+name in `SYSTEMS`. `gap_points` is how many points a system's probe is behind `REFERENCE`, the mean over its seeds: below 0 is ahead of it;
+`knn_gap_points` likewise in 5-NN.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ ACCUMULATED = 128
 REFERENCE, RANDOM, FLOOR = "large-batch", "random", "floor"
 QUICK_PAIRS = 1280
 HEADLINES = ("probe", "probe_mean_std", "knn")
+GAPS = {"gap_points": "probe", "knn_gap_points": "knn"}
 
 Update = Callable[[int, int], None]
 
@@ -208,9 +210,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Rows by set and system: every seed's headline figures, their mean and spread, and the gap to the reference.
 
     Returns:
-        sets: set -> system -> {"seeds": seed -> {"probe", "probe_mean_std", "knn", "gap_points", "effective_rank"}, each by
-        representation, "over_seeds": representation -> figure -> {"mean", "spread", "seeds"}, "uncertainty": seed -> figures}. Shares
-        are 0..1, gaps in points of the clip-mean probe; None without a reference.
+        sets: set -> system -> {"seeds": seed -> {"probe", "probe_mean_std", "knn", "gap_points", "knn_gap_points", "effective_rank"},
+        each by representation, "over_seeds": representation -> figure -> {"mean", "spread", "seeds"}, "uncertainty": seed -> figures}.
+        Shares are 0..1, gaps in points of the clip-mean probe and of 5-NN; None without a reference.
     """
     sets: dict[str, Any] = {}
     for name in dict.fromkeys(row["set"] for row in rows):
@@ -226,7 +228,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _system(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> dict[str, Any]:
     over = _over(rows)
     for kind, figures in over.items():
-        figures["gap_points"] = _gap(reference, kind, figures["probe"]["mean"])
+        for name, figure in GAPS.items():
+            figures[name] = _gap(reference, kind, figure, figures[figure]["mean"])
     return {
         "seeds": {str(row["seed"]): _headlines(row, reference) for row in rows},
         "over_seeds": over,
@@ -238,10 +241,14 @@ def _system(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> 
 def _headlines(row: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
     judged = row["representations"]
     headlines = {name: {kind: own[name]["mean"] for kind, own in judged.items()} for name in HEADLINES}
-    return headlines | {
-        "effective_rank": {kind: own["effective_rank"] for kind, own in judged.items()},
-        "gap_points": {kind: _gap(reference, kind, own["probe"]["mean"]) for kind, own in judged.items()},
-    }
+    return (
+        headlines
+        | {"effective_rank": {kind: own["effective_rank"] for kind, own in judged.items()}}
+        | {
+            name: {kind: _gap(reference, kind, figure, own[figure]["mean"]) for kind, own in judged.items()}
+            for name, figure in GAPS.items()
+        }
+    )
 
 
 def _over(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -249,8 +256,8 @@ def _over(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {kind: spread_over(row["representations"][kind] for row in rows) for kind in kinds}
 
 
-def _gap(reference: Mapping[str, Any], kind: str, share: float) -> float | None:
-    return None if kind not in reference else round(100 * (reference[kind]["probe"]["mean"] - share), 2)
+def _gap(reference: Mapping[str, Any], kind: str, figure: str, share: float) -> float | None:
+    return None if kind not in reference else round(100 * (reference[kind][figure]["mean"] - share), 2)
 
 
 def _work(

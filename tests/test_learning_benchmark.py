@@ -17,9 +17,9 @@ from streamsplit.encoders.registry import make_untrained
 from streamsplit.encoders.version import Version
 
 
-def row(system: str, seed: int, probe: float) -> dict[str, Any]:
+def row(system: str, seed: int, probe: float, knn: float = 0.5) -> dict[str, Any]:
     share = {"mean": probe}
-    figures = {"probe": share, "probe_mean_std": share, "knn": share, "effective_rank": 30.0}
+    figures = {"probe": share, "probe_mean_std": share, "knn": {"mean": knn}, "effective_rank": 30.0}
     return {
         "set": "made", "system": system, "seed": seed, "seconds": 1.0, "uncertainty": None,
         "representations": {"lite": figures},
@@ -30,13 +30,15 @@ def test_a_gap_is_how_many_points_a_system_is_behind_the_references_mean() -> No
     rows = [
         row("large-batch", 0, 0.80),
         row("large-batch", 1, 0.84),
-        row("edge", 0, 0.79),
+        row("edge", 0, 0.79, knn=0.54),
         row("edge", 1, 0.83),
     ]
     edge = learning.summarise(rows)["sets"]["made"]["edge"]
     assert edge["over_seeds"]["lite"]["gap_points"] == pytest.approx(1.0)
     assert edge["over_seeds"]["lite"]["probe"] == {"mean": 0.81, "spread": pytest.approx(0.0283), "seeds": 2}
     assert edge["seeds"]["1"]["gap_points"]["lite"] == pytest.approx(-1.0)
+    assert edge["over_seeds"]["lite"]["knn_gap_points"] == pytest.approx(-2.0)
+    assert edge["seeds"]["0"]["knn_gap_points"]["lite"] == pytest.approx(-4.0)
     assert (
         learning.summarise([row("edge", 0, 0.7)])["sets"]["made"]["edge"]["over_seeds"]["lite"]["gap_points"]
         is None
