@@ -5,23 +5,28 @@ The model. The uplink is a queue served at some rate; a window that is handed to
     sent                 waits for the bytes before it,
     passes               takes bytes / rate,
     reaches the server   which works on it for `server_ms` (the acknowledgement says how long),
-    acknowledged         after the way back.
+    acknowledged         after the way back, and whenever both machines get round to it.
 
-``acknowledged - server time`` is the window's arrival, later by the constant way back; only differences of it are used, so the two
-machines' clocks never meet. With ``base`` the round trip of an empty message, two situations tell the rate:
+``acknowledged - server time`` is the window's arrival, later by the constant way back and by noise that is never negative: jitter, a
+loaded processor, a collector's pause. Only differences of it are used, so the two machines' clocks never meet. With ``base`` the round
+trip of an empty message, two situations tell the rate:
 
 *Queued*: ``sent + base`` lies before the previous window's arrival. The link was busy in between, so the time between the two arrivals
-is this window's own passage: ``rate = bytes / (arrival - previous arrival)``, summed over the busy period, where the jitter of single
-arrivals cancels.
+is this window's own passage, summed over the busy period, where the noise of single arrivals cancels.
 
-*Alone*: it lies after. Then its wire time is ``base`` plus its own passage. Against the quickest lone window of the last minute that was
-clearly smaller, ``rate = difference in bytes / difference in wire time``. Lone windows of one size say nothing of the rate while their
-wire time stays: `uplink_bps` is then None. When it rises clearly above the quickest of the last minute, the rise is taken for passage:
-that is right when the rate fell and too pessimistic when the way grew longer, for a minute, after which the longer way is the base.
+*Alone*: it lies after. Then its wire time is ``base + bytes / rate + noise``, a line in the bytes whose slope only windows of different
+sizes tell. As noise only adds, the quickest of the last `_LAST` windows of about one size stands for them, against the quicker quarter
+of the last minute's windows that were at most half as large. Their difference counts if it is clearly more than the noise, which is how
+much windows of one size vary; otherwise it says "at least so fast", which can raise the estimate and not lower it.
 
-Samples enter as sums of bits and of seconds, halved every `half_life_s`, so that long passages weigh more than short ones. A sample
-too short to be timed (`floor_s`, or twice the jitter seen) says only "at least so fast": it can raise the estimate, not lower it. An unacknowledged window bounds
-the estimate from above as it waits, so an outage shows before it ends.
+Lone windows of one size tell no rate, and none is made up: `uplink_bps` stays what was last told, or None. There is one exception. When
+windows of more than a packet all at once take clearly longer than the quickest of the last minute, the rise bounds the rate for as long
+as it lasts: right when the rate fell, too pessimistic when the way grew longer, for a minute, after which the longer way is the base. A
+window of one packet says nothing that way: a processor's load costs it as much as a link of 100 kbit/s.
+
+The estimate is the median of the samples, newer ones counting more (`half_life_s`): a stall or a pause makes single samples very slow,
+and sums would remember it for minutes. An unacknowledged window bounds the estimate from above as it waits, so an outage shows before it
+ends.
 """
 
 from __future__ import annotations
@@ -39,10 +44,36 @@ _STALL_S = 1.0
 
 _RISE_S = 0.01
 _RISE_OF_BASE = 0.5
-"""A lone window's wire time counts as risen beyond the larger of these, the second a share of the base."""
+"""Lone windows' wire time counts as risen beyond the larger of these, the second a share of the base."""
+
+_PACKET_BITS = 8.0 * 1500
+"""Windows of more than this tell by a rise that the rate fell."""
+
+_ALIKE = 1.25
+"""Windows are of about one size up to this factor: packed windows of one split vary by a tenth."""
+
+_LAST = 3
+"""The quickest of so many windows of about one size stands for them."""
+
+_RISEN = 5
+"""So many windows have to take longer, one after the other, before a rise is believed."""
+
+_NOISES = 2.0
+"""A difference between wire times is timed beyond so many times the noise."""
+
+_QUEUED_S = 0.01
+"""Queued windows are timed together until they took so long: each single arrival is late by some noise."""
+
+_QUEUED_BITS = 4 * _PACKET_BITS
+"""And until they were so much: a pause of a machine between a few small ones would look like a link of 100 kbit/s."""
+
+_BRIEF_S = 0.005
+"""A queued window that takes less may be held up by the machines as much as by the link: it says "at least so fast"."""
 
 _LONE_KEPT = 64
 """Lone windows compared with: a minute's worth at one window a second."""
+
+_SAMPLES_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +87,16 @@ class _Lone:
     at_s: float
     bits: float
     wire_s: float
+    passage_s: float  # as the rate was believed to be then
+
+    def like(self, bits: float) -> bool:
+        return bits <= _ALIKE * self.bits and self.bits <= _ALIKE * bits
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    at_s: float
+    bps: float
 
 
 class LinkEstimator:
@@ -64,10 +105,10 @@ class LinkEstimator:
     Args:
         half_life_s: after so long, old samples weigh half.
         window_s: how long a lone window's wire time is compared with.
-        floor_s: differences in time below this are never told from jitter.
+        floor_s: differences in time below this are never told from noise.
     """
 
-    def __init__(self, half_life_s: float = 10.0, window_s: float = 60.0, floor_s: float = 0.001) -> None:
+    def __init__(self, half_life_s: float = 10.0, window_s: float = 60.0, floor_s: float = 0.002) -> None:
         self._half_life_s = half_life_s
         self._window_s = window_s
         self._floor_s = floor_s
@@ -77,11 +118,11 @@ class LinkEstimator:
         """Forgets everything: another connection may take another way."""
         self._in_flight: dict[Hashable, _Sent] = {}
         self._lone: deque[_Lone] = deque(maxlen=_LONE_KEPT)
+        self._samples: deque[_Sample] = deque(maxlen=_SAMPLES_KEPT)
+        self._measured_bps: float | None = None
         self._arrived_s = -math.inf
         self._now_s = -math.inf
-        self._busy = 0.0, 0.0  # bits and seconds of the busy period since its last sample
-        self._sums = 0.0, 0.0  # bits and seconds of all samples, decayed
-        self._summed_s = 0.0
+        self._busy = 0.0, 0.0, 0  # bits, seconds and windows of the busy period since its last sample
 
     def sent(self, key: Hashable, payload_bytes: int, now_s: float) -> None:
         """A window was handed to the connection."""
@@ -101,14 +142,13 @@ class LinkEstimator:
         if window is None:
             return
         arrived_s = now_s - server_ms / 1e3
-        base_s, jitter_s = self._base_and_jitter_s()
-        floor_s = max(self._floor_s, 2.0 * jitter_s)
+        base_s = self._base_s
         reached_s = window.sent_s + (base_s or 0.0)
         if base_s is None or reached_s > self._arrived_s + 0.1 * base_s:
-            self._busy = 0.0, 0.0
-            self._sample_alone(window, arrived_s - window.sent_s, now_s, floor_s)
+            self._busy = 0.0, 0.0, 0
+            self._sample_alone(window.bits, arrived_s - window.sent_s, now_s)
         elif reached_s <= self._arrived_s:
-            self._sample_queued(window.bits, max(0.0, arrived_s - self._arrived_s), now_s, floor_s)
+            self._sample_queued(window.bits, max(0.0, arrived_s - self._arrived_s), now_s)
         self._arrived_s = max(self._arrived_s, arrived_s)
 
     def lost(self, key: Hashable) -> None:
@@ -118,72 +158,101 @@ class LinkEstimator:
     @property
     def rtt_ms(self) -> float | None:
         """Round trip of an empty message: the least wire time of lone windows in the last minute, less their own passage."""
-        base_s, _ = self._base_and_jitter_s()
+        base_s = self._base_s
         return None if base_s is None else 1e3 * base_s
 
     @property
     def uplink_bps(self) -> float | None:
         """Rate of the uplink in bits per second; None while nothing has told it."""
-        rate = self._measured_bps
-        bound = self._bound_bps()
-        if rate is None or bound is None:
-            return rate
-        return min(rate, bound)
+        told = [bps for bps in (self._measured_bps, self._rise_bps(), self._waiting_bps()) if bps is not None]
+        return min(told, default=None)
 
     @property
-    def _measured_bps(self) -> float | None:
-        bits, seconds = self._sums
-        return bits / seconds if seconds > 0 else None
-
-    def _base_and_jitter_s(self) -> tuple[float | None, float]:
-        """Least wire time of the lone windows less their own passage, and by how much the mean one exceeds it."""
+    def _base_s(self) -> float | None:
+        """A window's passage is taken at the rate of its time or of now, whichever is quicker: too little is taken off rather than too much."""
         if not self._lone:
-            return None, 0.0
-        rate = self._measured_bps
-        per_bit_s = 1.0 / rate if rate else 0.0
-        bare = [lone.wire_s - lone.bits * per_bit_s for lone in self._lone]
-        base_s = max(0.0, min(bare))
-        return base_s, sum(bare) / len(bare) - base_s
+            return None
+        per_bit_s = 1.0 / self._measured_bps if self._measured_bps else 0.0
+        bare = (lone.wire_s - min(lone.passage_s, lone.bits * per_bit_s) for lone in self._lone)
+        return max(0.0, min(bare))
 
-    def _sample_alone(self, window: _Sent, wire_s: float, now_s: float, floor_s: float) -> None:
+    # Windows that were alone on the link.
+
+    def _sample_alone(self, bits: float, wire_s: float, now_s: float) -> None:
         while self._lone and now_s - self._lone[0].at_s > self._window_s:
             self._lone.popleft()
-        smaller = [lone for lone in self._lone if lone.bits <= 0.5 * window.bits]
+        per_bit_s = 1.0 / self._measured_bps if self._measured_bps else 0.0
+        self._lone.append(_Lone(now_s, bits, wire_s, bits * per_bit_s))
+        smaller = [lone for lone in self._lone if lone.bits <= 0.5 * bits]
         if smaller:
             quickest = min(smaller, key=lambda lone: lone.wire_s)
-            self._sample(window.bits - quickest.bits, wire_s - quickest.wire_s, now_s, floor_s)
-        elif self._lone:
-            self._sample_rise(window.bits, wire_s - min(lone.wire_s for lone in self._lone), now_s)
-        self._lone.append(_Lone(now_s, window.bits, wire_s))
+            self._compare([lone for lone in smaller if lone.like(quickest.bits)], self._alike(bits), now_s)
 
-    def _sample_rise(self, bits: float, rise_s: float, now_s: float) -> None:
-        base_s, _ = self._base_and_jitter_s()
-        if rise_s > max(_RISE_S, _RISE_OF_BASE * (base_s or 0.0)):
-            self._sample(bits, rise_s, now_s, self._floor_s)
-        elif self._measured_bps is not None:
-            self._sample(bits, 0.0, now_s, _RISE_S)
+    def _alike(self, bits: float) -> list[_Lone]:
+        return [lone for lone in self._lone if lone.like(bits)]
 
-    def _sample_queued(self, bits: float, seconds: float, now_s: float, floor_s: float) -> None:
-        bits, seconds = self._busy[0] + bits, self._busy[1] + seconds
-        if seconds >= floor_s:
-            self._sample(bits, seconds, now_s, floor_s)
-            bits = seconds = 0.0
-        self._busy = bits, seconds
+    def _compare(self, small: list[_Lone], large: list[_Lone], now_s: float) -> None:
+        """The last large windows against the small ones of the last minute, both by what the quicker quarter takes."""
+        if min(len(small), len(large)) < _LAST:
+            return
+        quick_s, noise_s = _quick_and_noise_s(small)
+        passage_s = min(lone.wire_s for lone in large[-_LAST:]) - quick_s
+        resolution_s = max(self._floor_s, _NOISES * max(noise_s, _quick_and_noise_s(large)[1]))
+        bps = (large[-1].bits - small[-1].bits) / max(passage_s, resolution_s)
+        known = self._measured_bps
+        if passage_s >= resolution_s or (known is not None and bps > known):
+            self._sample(bps, now_s)
 
-    def _sample(self, bits: float, seconds: float, now_s: float, floor_s: float) -> None:
-        if seconds < floor_s:
+    def _rise_bps(self) -> float | None:
+        """The bound that lone windows of one size set while all of the last ones took longer than the quickest of the last minute."""
+        if not self._lone or self._lone[-1].bits <= _PACKET_BITS:
+            return None
+        bits = self._lone[-1].bits
+        alike = self._alike(bits)
+        if any(lone.bits <= 0.5 * bits for lone in self._lone) or len(alike) <= _RISEN:
+            return None
+        rise_s = min(lone.wire_s for lone in alike[-_RISEN:]) - min(lone.wire_s for lone in alike)
+        clear_s = max(_RISE_S, _RISE_OF_BASE * (self._base_s or 0.0))
+        return bits / rise_s if rise_s > clear_s else None
+
+    # Windows that queued.
+
+    def _sample_queued(self, bits: float, seconds: float, now_s: float) -> None:
+        bits, seconds, windows = self._busy[0] + bits, self._busy[1] + seconds, self._busy[2] + 1
+        if seconds >= _QUEUED_S and bits >= _QUEUED_BITS:
             known = self._measured_bps
-            if known is None or bits / floor_s <= known:
-                return
-            seconds = floor_s
-        decay = 0.5 ** (max(0.0, now_s - self._summed_s) / self._half_life_s)
-        self._sums = self._sums[0] * decay + bits, self._sums[1] * decay + seconds
-        self._summed_s = now_s
+            if seconds >= _BRIEF_S * windows or (known is not None and bits / seconds > known):
+                self._sample(bits / seconds, now_s)
+            bits, seconds, windows = 0.0, 0.0, 0
+        self._busy = bits, seconds, windows
 
-    def _bound_bps(self) -> float | None:
+    def _waiting_bps(self) -> float | None:
         if not self._in_flight:
             return None
         oldest = next(iter(self._in_flight.values()))
-        base_s, _ = self._base_and_jitter_s()
-        waiting_s = self._now_s - max(oldest.sent_s + (base_s or 0.0), self._arrived_s)
+        waiting_s = self._now_s - max(oldest.sent_s + (self._base_s or 0.0), self._arrived_s)
         return oldest.bits / waiting_s if waiting_s > _STALL_S else None
+
+    # The estimate.
+
+    def _sample(self, bps: float, now_s: float) -> None:
+        self._samples.append(_Sample(now_s, bps))
+        self._measured_bps = self._median_bps(now_s)
+
+    def _median_bps(self, now_s: float) -> float:
+        weighed = sorted(
+            (sample.bps, 0.5 ** (max(0.0, now_s - sample.at_s) / self._half_life_s))
+            for sample in self._samples
+        )
+        half = 0.5 * sum(weight for _, weight in weighed)
+        for bps, weight in weighed:
+            half -= weight
+            if half <= 0.0:
+                return bps
+        return weighed[-1][0]
+
+
+def _quick_and_noise_s(windows: list[_Lone]) -> tuple[float, float]:
+    """Lower quartile of their wire times, which is about the quickest of any three; and by how much the median exceeds the least."""
+    wire_s = sorted(lone.wire_s for lone in windows)
+    return wire_s[len(wire_s) // 4], wire_s[len(wire_s) // 2] - wire_s[0]

@@ -21,14 +21,23 @@ class Link:
     Args:
         rate_bps, rtt_s: of the uplink; the whole round trip of an empty message.
         jitter_s: each answer is late by up to so much.
+        pause_s: a third of the answers is late by up to so much more: a busy processor.
         server_s: mean time at the server; varies by half of it.
     """
 
-    def __init__(self, rate_bps: float, rtt_s: float, jitter_s: float = 0.0, server_s: float = 0.004) -> None:
+    def __init__(
+        self,
+        rate_bps: float,
+        rtt_s: float,
+        jitter_s: float = 0.0,
+        server_s: float = 0.004,
+        pause_s: float = 0.0,
+    ) -> None:
         self.rate_bps = rate_bps
         self.rtt_s = rtt_s
         self._jitter_s = jitter_s
         self._server_s = server_s
+        self._pause_s = pause_s
         self._random = random.Random(7)
         self._free_s = 0.0
         self._events: list[tuple[float, int, int, float]] = []
@@ -38,9 +47,15 @@ class Link:
         self._free_s = max(self._free_s, at_s) + 8 * (payload_bytes + OVERHEAD) / self.rate_bps
         server_s = self._server_s * self._random.uniform(0.5, 1.5)
         answered_s = self._free_s + self.rtt_s + server_s + self._random.uniform(0, self._jitter_s)
+        if self._random.random() < 1 / 3:
+            answered_s += self._random.uniform(0, self._pause_s)
         self._events.append((at_s, 0, self._sent, payload_bytes))
         self._events.append((answered_s, 1, self._sent, server_s))
         self._sent += 1
+
+    def hold_s(self, until_s: float) -> None:
+        """A black hole: what is sent from now on waits until then."""
+        self._free_s = until_s
 
     def play(self, estimator: LinkEstimator, until_s: float = float("inf")) -> None:
         for at_s, answer, key, value in sorted(self._events):
@@ -84,7 +99,7 @@ def test_windows_of_mixed_sizes_tell_rate_and_round_trip(
 @pytest.mark.parametrize("rtt_s", ROUND_TRIPS)
 def test_a_backlog_of_equal_windows_tells_the_rate(rate_bps: float, rtt_s: float) -> None:
     link, estimator = Link(rate_bps, rtt_s, jitter_s=0.001), LinkEstimator()
-    bursts(link, size=330, windows=40, every_s=20.0)
+    bursts(link, size=4000, windows=20, every_s=20.0)
     link.play(estimator)
     assert estimator.uplink_bps == pytest.approx(rate_bps, rel=0.25)
 
@@ -123,35 +138,71 @@ def test_lone_windows_of_one_size_tell_no_rate_and_none_is_invented() -> None:
     assert estimator.rtt_ms == pytest.approx(30 + 8 * 390 / 1e3, abs=0.1)
 
 
+@pytest.mark.parametrize("rate_bps", [1e6, 4e6, 12e6])
+@pytest.mark.parametrize("size", [130, 260, 1200])
+def test_a_busy_processor_is_not_taken_for_a_slow_link(rate_bps: float, size: int) -> None:
+    link, estimator = Link(rate_bps, 0.06, jitter_s=0.01, pause_s=0.1), LinkEstimator()
+    steady(link, [size], every_s=0.96)
+    link.play(estimator)
+    assert estimator.uplink_bps is None
+    assert estimator.rtt_ms == pytest.approx(60, abs=15)
+
+
+def test_a_few_small_windows_together_are_no_measure_of_a_fast_link() -> None:
+    link, estimator = Link(12e6, 0.06, jitter_s=0.002, pause_s=0.1), LinkEstimator()
+    bursts(link, size=130, windows=10, every_s=10.0)
+    link.play(estimator)
+    assert estimator.uplink_bps is None
+
+
+@pytest.mark.parametrize("rate_bps", [200e3, 1e6])
+def test_pauses_do_not_hide_a_rate_that_large_windows_show(rate_bps: float) -> None:
+    link, estimator = Link(rate_bps, 0.06, jitter_s=0.01, pause_s=0.1), LinkEstimator()
+    steady(link, [130] * 10 + [12_000] * 10, every_s=0.96)
+    link.play(estimator)
+    assert estimator.uplink_bps == pytest.approx(rate_bps, rel=0.35)
+    assert estimator.rtt_ms == pytest.approx(60, abs=15)
+
+
+def test_an_outage_that_is_over_is_forgotten() -> None:
+    link, estimator = Link(1e6, 0.06, jitter_s=0.005), LinkEstimator()
+    steady(link, [330, 6150], every_s=0.96, count=60)
+    link.hold_s(75.0)
+    steady(link, [330, 6150], every_s=0.96, count=30, begin_s=60.0)
+    link.play(estimator)
+    assert estimator.uplink_bps == pytest.approx(1e6, rel=0.25)
+    assert estimator.rtt_ms == pytest.approx(60, abs=5)
+
+
 @pytest.mark.parametrize(("before_bps", "after_bps"), [(8e6, 60e3), (20e6, 100e3)])
-def test_a_rate_that_falls_shows_in_lone_windows_of_one_size_and_so_does_its_return(
+def test_a_rate_that_falls_shows_in_lone_windows_of_one_size_for_as_long_as_it_lasts(
     before_bps: float, after_bps: float
 ) -> None:
     link, estimator = Link(before_bps, 0.04, jitter_s=0.005), LinkEstimator()
-    steady(link, [330], every_s=0.96, count=30)
+    steady(link, [4000], every_s=0.96, count=30)
     link.play(estimator)
     assert estimator.uplink_bps is None
     link.rate_bps = after_bps
     link._events.clear()
-    steady(link, [330], every_s=0.96, count=20, begin_s=29.0)
+    steady(link, [4000], every_s=0.96, count=20, begin_s=29.0)
     link.play(estimator)
-    assert estimator.uplink_bps == pytest.approx(after_bps, rel=0.5)
-    low = estimator.uplink_bps
+    assert estimator.uplink_bps == pytest.approx(after_bps, rel=0.25)
     link.rate_bps = before_bps
     link._events.clear()
-    steady(link, [330], every_s=0.96, count=40, begin_s=49.0)
+    steady(link, [4000], every_s=0.96, count=10, begin_s=49.0)
     link.play(estimator)
-    assert low is not None
-    assert (estimator.uplink_bps or 0.0) > 2 * low
+    assert estimator.uplink_bps is None
 
 
-@pytest.mark.parametrize("jitter_s", [0.005, 0.02])
-def test_where_jitter_hides_the_rate_the_estimate_errs_on_the_slow_side(jitter_s: float) -> None:
+@pytest.mark.parametrize("jitter_s", [0.001, 0.005, 0.02])
+def test_where_jitter_hides_the_rate_nothing_is_told_or_too_little(jitter_s: float) -> None:
     link, estimator = Link(20e6, 0.03, jitter_s), LinkEstimator()
-    steady(link, [330, 6150, 130], every_s=0.96)
+    steady(link, [330, 30_720, 130], every_s=0.96)
     link.play(estimator)
-    assert estimator.uplink_bps is not None
-    assert 8 * 6150 / (4 * jitter_s) < estimator.uplink_bps < 1.25 * 20e6
+    if jitter_s < 0.005:
+        assert estimator.uplink_bps == pytest.approx(20e6, rel=0.25)
+    else:
+        assert estimator.uplink_bps is None or 8e6 < estimator.uplink_bps < 22e6
 
 
 def test_a_slow_server_is_not_taken_for_a_slow_link() -> None:
