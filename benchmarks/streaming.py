@@ -295,7 +295,8 @@ def _outcome(
         learner = EdgeSettings(ObjectiveSettings(), batch=EDGE_BATCH, seed=seed)
         shadow = EdgeLearner(device, learner)
         shadow.restore(folder / "client" / "training.safetensors")
-    rounds = [json.loads(line) for line in (folder / "refiner" / "log.jsonl").read_text().splitlines()]
+    log = folder / "refiner" / "log.jsonl"  # there from the first round on
+    rounds = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     replayed = json.loads((folder / "client" / "summary.json").read_text())
     steps = rounds[-1]["steps"] if rounds else 0
     figures |= {
