@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -15,9 +16,35 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from typer.core import TyperGroup
+
+PANELS = {
+    "Run": ("demo", "server", "client", "devices", "profile", "keys"),
+    "Learn": ("train", "refine", "versions", "train-policy"),
+    "Look": ("status", "search", "export", "encoders"),
+    "Experiment": ("replay", "eval", "lab", "soundscape"),
+}
+"""The commands as ``streamsplit --help`` lists them: in the order in which somebody new meets them."""
+
+
+class Grouped(TyperGroup):
+    """Lists the commands as `PANELS` has them, whatever module they come from; one that is missing there comes last."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for panel, names in PANELS.items():
+            for name in names:
+                self.commands[name].rich_help_panel = panel  # type: ignore[attr-defined]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All of them, in order."""
+        listed = [name for names in PANELS.values() for name in names]
+        return listed + [name for name in self.commands if name not in listed]
+
 
 app = typer.Typer(
     name="streamsplit",
+    cls=Grouped,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
