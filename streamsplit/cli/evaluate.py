@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +65,12 @@ def evaluate(
     floors: Annotated[
         bool, typer.Option(help="also judge a random encoder and features without an encoder")
     ] = True,
+    quality: Annotated[
+        Path | None,
+        typer.Option(
+            help="also measure, for the first weights, how often each path is right by uncertainty: a table for policies goes here"
+        ),
+    ] = None,
     windows: Annotated[
         bool, typer.Option(help="also probe single windows, and judge uncertainty; takes longest")
     ] = True,
@@ -81,6 +88,7 @@ def evaluate(
     from streamsplit.learning.clips import gather_clips
     from streamsplit.learning.labelled import find_clips, track_of
     from streamsplit.learning.probe import require_sklearn
+    from streamsplit.policy.measured import require_paths
 
     if encoder not in ENCODERS:
         raise ConfigError(f"--encoder {encoder!r}: expected one of {', '.join(ENCODERS)}")
@@ -96,6 +104,8 @@ def evaluate(
             raise ConfigError(
                 f"--weights {name}: hears through another front end than the first weights: judge them apart"
             )
+    if quality:
+        require_paths(next(iter(versions.values())))
     make_folder(out_dir)
     with progress_bar("listening") as update:
         tracks = [track_of(recording, front_end.sample_rate_hz) for recording in recordings]
@@ -107,6 +117,10 @@ def evaluate(
         )
     represented = _represented(versions, clips, floors)
     systems = _judged(represented, versions, clips, windows)
+    measured = None
+    if quality:
+        name = next(iter(versions))
+        measured = _measured(versions[name], represented[name], clips, _told(source, where), quality)
     summary = {
         "source": str(source),
         "where": where,
@@ -120,6 +134,7 @@ def evaluate(
         "seed": seed,
         "encoder": encoder,
         "systems": systems,
+        "quality": measured,
     }
     written = write_summary(out_dir, summary)
     _draw(systems, represented, clips, out_dir)
@@ -185,6 +200,44 @@ def _judged(
                 systems[name]["uncertainty"] = judge_uncertainty(own, clips)
         update(done, total)
     return systems
+
+
+def _measured(
+    version: Version, own: Mapping[str, Tensor], clips: Clips, source: str, file: Path
+) -> dict[str, Any]:
+    """Writes the table of qualities, says what it says, and returns it with its intervals."""
+    from streamsplit.policy.measured import measure_quality
+
+    with progress_bar("measuring quality") as update:
+        measured = measure_quality(version, own, clips, source, report=update)
+    measured.quality.save(file)
+    table = Table(
+        "1 - cos",
+        "windows",
+        *measured.quality.paths,
+        "gain",
+        "from",
+        "to",
+        title="Windows right, %, by path and uncertainty; gain of the server over the device",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1),
+    )
+    rows = zip(
+        measured.quality.uncertainty, measured.windows, *measured.quality.paths.values(),
+        measured.gain, measured.low, measured.high, strict=True,
+    )  # fmt: skip
+    for knot, windows, *shares in rows:
+        table.add_row(f"{knot:.3f}", str(windows), *(f"{100 * share:.1f}" for share in shares))
+    out.print(table)
+    out.print(f"qualities: {file}; {measured.silent} windows are silent", soft_wrap=True)
+    return asdict(measured)
+
+
+def _told(source: Path, where: str | None) -> str:
+    """A data set's name in a table that is passed on: no path of this machine."""
+    name = source.parent.resolve().name if source.suffix == ".csv" else source.resolve().name
+    return f"{name}, {where}" if where else name
 
 
 def _draw(

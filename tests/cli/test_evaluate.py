@@ -15,6 +15,7 @@ from streamsplit.audio.synth import make_clip
 from streamsplit.cli import app
 from streamsplit.errors import ConfigError
 from streamsplit.learning.evaluation import FIGURES
+from streamsplit.policy.quality import load_quality
 
 for needed in ("sklearn", "matplotlib"):
     pytest.importorskip(needed, reason="needs the extra `train`")
@@ -117,3 +118,15 @@ def test_a_mistake_is_one_line_and_a_status(sounds: Path, tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "2 classes at least, got bell" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_table_of_qualities_is_written_and_told(sounds: Path, tmp_path: Path) -> None:
+    options = ("--no-floors", "--no-windows", "--out", tmp_path, "--quality", tmp_path / "q.json")
+    said = run(sounds / "folds.csv", "--weights", "mine=untrained:3", *options)
+    table = load_quality(tmp_path / "q.json")
+    assert table.measured
+    assert set(table.paths) == {"device", "server", "1", "2", "3", "skip"}
+    assert str(tmp_path) not in table.source
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert sum(summary["quality"]["windows"]) == summary["windows"]
+    assert "gain" in said.stdout
