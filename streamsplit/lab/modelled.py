@@ -57,13 +57,21 @@ def simulate(
         level_dbfs=heard.level_dbfs,
         predicted=heard.uncertainty,
     )
+    held = scenario.device.hold_windows
     device = Device(
-        scenario.device.name, profile, _options(profile), quality, cores=1, thermometer=False, predicts=False
+        scenario.device.name,
+        profile,
+        _options(profile),
+        quality,
+        cores=1,
+        thermometer=False,
+        hold_windows=held,
+        predicts=False,
     )
     worlds = stack([device], [timeline], scenario.reward_goals)
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        decider = _decider(name, profile)
+        decider = _decider(name, profile, held)
         if decider is not None:
             found[name] = _figures(fly(lambda _, made=decider: made, worlds))  # type: ignore[misc]
     result: Result = fly_oracle(worlds)
@@ -117,7 +125,7 @@ def apart(measured: Mapping[str, float | None], simulated: Mapping[str, Mapping[
     }
 
 
-def _decider(name: str, profile: Profile) -> Decider | None:
+def _decider(name: str, profile: Profile, held: int) -> Decider | None:
     if name == EDGE_ONLY:
         return FixedSplit(profile.last_split)
     if name.startswith("split_"):
@@ -131,7 +139,7 @@ def _decider(name: str, profile: Profile) -> Decider | None:
     if name not in known:
         return None
     try:
-        return make_decider(known[name], profile, profile.last_split)
+        return make_decider(known[name], profile, profile.last_split, hold_windows=held)
     except ConfigError:
         return None  # no policy is shipped for it
 

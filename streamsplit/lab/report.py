@@ -105,7 +105,8 @@ def _facts(seeds: Mapping[int, Seed]) -> Html:
                    + f"; {link['delay_ms']:g} ms each way, up to {link['jitter_ms']:g} ms more"),
         ("outages", "; ".join(f"{begin:g} to {end:g} s ({mode})" for begin, end, mode in about["outages"]) or "none"),
         ("load", "; ".join(sorted({seed.about["load"] for seed in seeds.values()}))),
-        ("device", device["name"] + ("" if device["slowdown"] == 1 else f", {slow}")),
+        ("device", device["name"] + ("" if device["slowdown"] == 1 else f", {slow}")
+                   + (f"; embeddings made here wait for {held} later ones" if (held := device.get("hold_windows")) else "")),
         ("quota", "the whole core" if quota["share"] >= 1 else
                   f"{quota['share']:.0%} of a core by {quota['method']}; measured: {longer} longer"),
     ]  # fmt: skip

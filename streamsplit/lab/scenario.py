@@ -92,12 +92,14 @@ class DevicePart(_Part):
         slowdown: its core takes so many times as long as this machine's.
         source: where that figure comes from; wanted for any but 1.
         power: a power model's name.
+        hold_windows: embeddings made on the device wait for so many later ones, so that a cellular radio wakes up once for all; 0: none.
     """
 
     name: Name = "this-machine"
     slowdown: Annotated[float, Field(ge=1, le=100)] = 1.0
     source: str = ""
     power: Literal["pi4-wifi", "pi4-lte", "pi4-3g"] = "pi4-wifi"
+    hold_windows: Annotated[int, Field(ge=0, le=1000)] = 0
 
     @model_validator(mode="after")
     def _explained(self) -> Self:

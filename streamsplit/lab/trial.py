@@ -210,6 +210,8 @@ async def _start_client(
     arguments += ["--conditions", "live", "--emulation", str(folder / "emulation.json"), *system.arguments]
     if scenario.weights:
         arguments += ["--weights", scenario.weights]
+    if scenario.device.hold_windows:
+        arguments += ["--hold-windows", str(scenario.device.hold_windows)]
     if system.profiled:
         arguments += ["--profile", str(bench.profile)]
     with (folder / "client.log").open("wb") as log, on_cores(bench.cores[0] if bench.cores else None):

@@ -142,6 +142,18 @@ def test_the_cost_model_is_held_against_what_came() -> None:
     assert figures({0: make_rows(make_run(1), [on_time(0, 4.0)])}, WINDOW_S, None, None)["prediction"] is None
 
 
+def test_embeddings_that_wait_for_each_other_wake_the_radio_once() -> None:
+    waits_ms = [1e3 * WINDOW_S * (5 - index) for index in range(6)]
+    records = [
+        on_time(index, 10.0 + wait_ms, split=4, wire_ms=6.0, queue_ms=wait_ms)
+        for index, wait_ms in enumerate(waits_ms)
+    ]
+    held = make_rows(make_run(6), records)
+    eager = make_rows(make_run(6), [on_time(index, 10.0, split=4, wire_ms=6.0) for index in range(6)])
+    assert sum(row.radio_mj for row in held) < 0.25 * sum(row.radio_mj for row in eager)
+    assert [row.latency_ms for row in held] == [row.latency_ms for row in eager]
+
+
 def test_work_too_short_for_a_quota_counts_what_the_profile_says() -> None:
     profile = scaled(shipped_profile("compact"), 10.0, PI4_LTE)
     run = make_run(1, speed=2.0, slowdown=10.0, profile=profile)
