@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,27 @@ from torch import Tensor
 
 from streamsplit.learning.fitting import Components, reduce
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
+
+MOST_SHARE: Final = 0.5
+"""Of one device in what several have heard: a month of one kitchen must not drown a day of another."""
+
+
+def shares_by_windows(counts: Sequence[float]) -> list[float]:
+    """Each one's part of all the windows, but none above `MOST_SHARE` where two or more have heard anything; the parts sum to 1.
+
+    Who has heard little counts for more than that then. Beside 3,000 windows of 30 made sounds, 8 to 300 windows of 5 others cost the
+    former 1 to 2 nats of density (of 273) and gain 5 to 20 nats for their own, compared with parts by windows.
+
+    >>> shares_by_windows([60, 30, 10]), shares_by_windows([30, 20]), shares_by_windows([7, 0])
+    ([0.5, 0.375, 0.125], [0.5, 0.5], [1.0, 0.0])
+    """
+    total = sum(counts)
+    most = max(range(len(counts)), key=lambda place: counts[place])
+    others = total - counts[most]
+    if others <= 0 or counts[most] <= MOST_SHARE * total:
+        return [count / total for count in counts]
+    left = (1.0 - MOST_SHARE) / others
+    return [MOST_SHARE if place == most else count * left for place, count in enumerate(counts)]
 
 
 @torch.no_grad()
@@ -25,7 +47,7 @@ def merge(
 
     Args:
         memories: at least one, of one kind, dimension and centring, and of one encoder version. Not changed.
-        shares: how much each counts, 0 or more; the windows it has heard unless told.
+        shares: how much each counts, 0 or more; unless told, by the windows it has heard (`shares_by_windows`).
         settings: of the outcome; the first one's unless told.
     """
     if not memories:
@@ -37,7 +59,8 @@ def merge(
         raise ValueError(f"merge: expected memories of one kind, dimension and centring, got {sorted(sorts)}")
     if len(memories) != len(counted) or min(counted) < 0 or not sum(counted) > 0:
         raise ValueError(f"merge: expected a share >= 0 for each of {len(memories)} memories, got {counted}")
-    part = torch.tensor(counted) / sum(counted)
+    part = torch.tensor(shares_by_windows(counted) if shares is None else counted)
+    part = part / part.sum()
     for name in ("centre", "radius", "correlation"):
         every = torch.stack([getattr(memory, name) for memory in memories])
         getattr(merged, name).copy_(torch.tensordot(part, every, dims=1))

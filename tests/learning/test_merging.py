@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
-from streamsplit.learning.merging import merge
+from streamsplit.learning.merging import merge, shares_by_windows
 from tests.learning.memories import found, stream
 
 
@@ -70,6 +72,38 @@ def test_a_share_of_nothing_counts_for_nothing() -> None:
     one, other = (heard(stream(20, 900, seed=seed).z, centred=False) for seed in (1, 2))
     z = stream(20, 300, seed=1).z
     assert torch.allclose(merge([one, other], [1.0, 0.0]).novelty(z), one.novelty(z), atol=1e-2)
+
+
+@pytest.mark.parametrize("much", [3, 10])
+def test_a_device_that_has_heard_much_leaves_half_to_the_others(much: int) -> None:
+    """Two that have heard little keep their part against one that has heard `much` times as much as each."""
+    long = heard(stream(30, 300 * much, seed=1).z, centred=False)
+    brief = [heard(stream(10, 300, seed=seed).z, centred=False) for seed in (2, 3)]
+    merged = merge([*brief, long])
+    for one, other in zip(moments([*brief, long], [0.25, 0.25, 0.5]), moments([merged], [1.0]), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    for seed in (2, 3):
+        own = stream(10, 300, seed=seed)
+        assert found(merged.means, merged.weights, own.centres) >= 9
+
+
+def test_a_device_that_has_just_begun_costs_the_others_little() -> None:
+    made = stream(30, 3000, seed=1)
+    long, begun = heard(made.z, centred=False), heard(stream(5, 8, seed=2).z, centred=False)
+    alone, together = float(long.novelty(made.z).mean()), float(merge([long, begun]).novelty(made.z).mean())
+    assert together - alone < 1.5
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=20).filter(any))
+def test_no_share_is_above_a_half_where_two_have_heard_anything(counts: list[int]) -> None:
+    shares = shares_by_windows(counts)
+    assert sum(shares) == pytest.approx(1.0)
+    assert all((share > 0) == (count > 0) for share, count in zip(shares, counts, strict=True))
+    if sum(count > 0 for count in counts) > 1:
+        assert max(shares) <= 0.5 + 1e-12
+    ranked = [share for _, share in sorted(zip(counts, shares, strict=True))]
+    assert ranked == sorted(ranked)
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
