@@ -95,9 +95,9 @@ h1{font-size:1.6rem;margin:.4em 0 .1em;line-height:1.2}h2{font-size:1.25rem;marg
 h3{font-size:1.02rem;margin:1.4em 0 .4em}p{margin:.5em 0;max-width:46em}.soft,figcaption,caption{color:var(--soft);font-size:.9rem}
 code{font:.9em ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 .scroll{overflow-x:auto;margin:.6em -16px;padding:0 16px}
-table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:100%}
+table{border-collapse:separate;border-spacing:0;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:100%}
 th,td{padding:.32em .6em;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;vertical-align:top}
-thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
+thead th{color:var(--soft);font-weight:600;vertical-align:bottom;white-space:normal;line-height:1.2}
 tr>:first-child{text-align:left;position:sticky;left:-16px;padding-left:16px;background:var(--ground);white-space:normal;min-width:9.5em;max-width:17em}
 tbody th{font-weight:500}.best>*{background:var(--mark)}.best>:first-child{background:var(--mark)}
 small{color:var(--soft);font-size:.86em;display:block;line-height:1.2}

@@ -333,7 +333,21 @@ def _simulated(found: Mapping[str, Any]) -> Html | None:
         "energy, simulated",
         "from measured",
     )
-    return tag("details", tag("summary", "Simulated beside measured"), tag("p", note), table(heading, rows))
+    summary = tag("summary", "Simulated and predicted beside measured")
+    return tag("details", summary, tag("p", note), table(heading, rows), _predicted(found))
+
+
+def _predicted(found: Mapping[str, Any]) -> Html | None:
+    """How far the cost model was from each window that came."""
+    error = found["prediction_error"]
+    if error is None:
+        return None
+    return tag(
+        "p",
+        f"The cost model's prediction from what the device saw just before, over {error['windows']} windows of all systems that were run: in the "
+        f"median {100 * error['latency_error']:.1f} % ({error['latency_error_ms']:.1f} ms) off in latency, {100 * error['bytes_error']:.1f} % in "
+        "bytes, of which it counts TLS and TCP/IP headers that a socket does not see.",
+    )
 
 
 def _method(about: Mapping[str, Any]) -> Html:

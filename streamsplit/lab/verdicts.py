@@ -14,6 +14,7 @@ OWN: Final = (LEARNED, EDGE_ONLY, BEST_FIXED)
 """Whose figures stand beside the paper's."""
 
 REFERENCE_LABELS: Final = {"server_pcm": "PCM per window", "server_opus": "Opus 12k"}
+"""In the order of a comparison's columns."""
 
 
 def verdicts(scenarios: Mapping[str, Any]) -> Html:
@@ -79,10 +80,12 @@ def claims(paper: Mapping[str, float], scenarios: Mapping[str, Any]) -> Html:
     ]
     heading = (
         "",
-        *(f"latency lower by, {label}" for label in REFERENCE_LABELS.values()),
-        *(f"bytes up, {label}" for label in REFERENCE_LABELS.values()),
-        *(f"energy (modelled), {label}" for label in REFERENCE_LABELS.values()),
-        "accuracy, points",
+        *(
+            [kind, tag("small", label)]
+            for kind in ("latency lower by", "bytes up", "energy (modelled)")
+            for label in REFERENCE_LABELS.values()
+        ),
+        ["accuracy, points", tag("small", "PCM per window")],
     )
     return join([
         tag("h2", "Beside the paper's claims"),
