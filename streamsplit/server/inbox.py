@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +19,8 @@ from streamsplit.encoders.version import Version
 from streamsplit.errors import PayloadError, StorageError
 from streamsplit.learning.averaging import DeviceDifference
 from streamsplit.learning.device_difference import device_difference
-from streamsplit.learning.differences import header_of, most_bytes, spec_of
+from streamsplit.learning.differences import header_of
 from streamsplit.whole_file import write_whole
-
-logger = logging.getLogger(__name__)
 
 TAKEN = "taken"
 
@@ -68,42 +65,53 @@ class Inbox:
         """Files that wait, by name."""
         return sorted(self.folder.glob("*.difference"))
 
-    def read(self, path: Path, versions: Mapping[str, Version]) -> DeviceDifference | None:
-        """A waiting difference; None, and a warning, if it cannot be used.
+    def read(self, path: Path, base_of: Callable[[str], Version | None]) -> DeviceDifference:
+        """A difference.
 
         Args:
             path: of `waiting`.
-            versions: by id: those it may be based on.
+            base_of: id -> the version, where a difference may be based on it.
+
+        Raises:
+            PayloadError: it cannot be used.
         """
         try:
-            with path.open("rb") as file:
-                message = file.read(2 * max(most_bytes(spec_of(one.state)) for one in versions.values()))
-            base = str(header_of(message).get("base"))
-            if base not in versions:
-                raise PayloadError(f"its base {base} is not served any more")
-            return device_difference(message, versions[base])
-        except (OSError, PayloadError) as error:
-            logger.warning("%s: left out: %s", path.name, error)
-            return None
+            message = path.read_bytes()
+        except OSError as error:
+            raise PayloadError(f"{path.name}: {error.strerror}") from None
+        said = header_of(message)
+        base = base_of(str(said.get("base")))
+        if base is None:
+            device, id = (str(said.get(name))[:80] for name in ("device", "base"))
+            raise PayloadError(f"device {device}: its base {id} is not kept any more")
+        return device_difference(message, base)
 
-    def since(self, path: Path, versions: Mapping[str, Version]) -> DeviceDifference | None:
-        """A waiting difference less what has been merged of the same device and base; None, and a warning, if it cannot be used."""
-        one = self.read(path, versions)
+    def since(self, path: Path, base_of: Callable[[str], Version | None]) -> DeviceDifference:
+        """A waiting difference less what has been merged of the same device and base. Raises as `read` does."""
+        one = self.read(path, base_of)
         taken = self._place(path.name)
-        if one is None or not taken.exists():
+        if not taken.exists():
             return one
-        before = self.read(taken, versions)
-        if before is None or before.base != one.base or before.tensors.keys() != one.tensors.keys():
+        try:
+            before = self.read(taken, lambda id: base_of(id) if id == one.base else None)
+        except PayloadError:
+            return one  # of another base: nothing of this one has been merged
+        if before.tensors.keys() != one.tensors.keys():
             return one
         return replace(one, tensors={name: part - before.tensors[name] for name, part in one.tensors.items()})
 
-    def take(self, names: list[str]) -> None:
+    def take(self, names: Iterable[str]) -> None:
         """Puts away differences that have been merged."""
         for name in names:
             place = self._place(name)
             with contextlib.suppress(FileNotFoundError):
                 place.parent.mkdir(exist_ok=True)
                 (self.folder / name).replace(place)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Removes differences that cannot be merged."""
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
 
     def forget(self) -> None:
         """Forgets what has been merged: training starts again from weights without it."""

@@ -42,6 +42,7 @@ def overview(store: Path, state_dir: Path) -> dict[str, Any]:
             "frozen",
             "published",
             "refused",
+            "differences_lost",
             "loss",
             "updated_unix_ms",
         ):

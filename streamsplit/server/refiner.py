@@ -10,7 +10,7 @@ file is replaced as a whole, progress every `checkpoint_steps`, so a kill at any
 - killed while training: it goes on from the last progress, in the same round;
 - killed while judging: the round's last step is in the progress, the candidate is made and judged again;
 - killed after publishing: progress names the candidate before it is published, so it is found to be ours and training goes on from it;
-- a device's difference is merged once: progress names the merged files before they are removed.
+- a device's difference is merged once: progress names the merged files, and those that cannot be merged, before they are removed.
 
 After a refusal, and whenever somebody else has changed what is served (a rollback, other weights), training starts again from what is
 served: weights that collapsed are not worth training on, and the replay still has the windows.
@@ -41,7 +41,7 @@ from streamsplit.server.inbox import Inbox
 from streamsplit.server.known_versions import KnownVersions
 from streamsplit.server.publications import Publications
 from streamsplit.server.refiner_log import RefinerLog
-from streamsplit.server.refining_round import Outcome, Round, frozen_blocks, merged, recent_windows
+from streamsplit.server.refining_round import Outcome, Round, frozen_blocks, gather, recent_windows
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ class Standing:
         seen: windows that had ever come and that rounds were held for: the first uses up all there are, each later one `new_windows`. A
             refiner that is slower than the stream catches up, but not for windows that the replay has lost by then.
         merged: names of the devices' differences in it.
+        left_out: name -> why, of the devices' differences that could not be merged in it: what those devices learned is lost.
+        lost: differences left out so far.
         devices: device -> its difference's norm as a share of the weights' norm.
         candidate: id of the version that is being published.
     """
@@ -71,6 +73,8 @@ class Standing:
     round_end: int = 0
     seen: int = 0
     merged: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    lost: int = 0
     devices: dict[str, float] = field(default_factory=dict)
     candidate: str = ""
 
@@ -193,7 +197,7 @@ class RefinerProcess:
             logger.warning("progress is left behind: %s", error)
             return
         self.standing, self._refiner = standing, refiner
-        self.inbox.take(standing.merged)
+        self._clear_inbox()
         if self._base.id == standing.candidate:  # published just before a kill
             self._close_round(
                 Outcome("published", self._base, {"base": saved.pool, "candidate": standing.candidate})
@@ -211,20 +215,25 @@ class RefinerProcess:
         frozen = frozen_blocks(self.settings.front, self.publications, self._base, reader, standing.rounds)
         if self._refiner.frozen != frozen:
             self._refiner = self._made(frozen, self._refiner.done)
-        standing.merged = [path.name for path in self.inbox.waiting()]
-        difference = merged(
-            self.inbox, standing.merged, self.publications, self._base, self.settings.most_difference
-        )
-        self._refiner.add(difference.tensors)
-        standing.devices = {device: round(share, 6) for device, share in difference.norms.items()}
+        names = [path.name for path in self.inbox.waiting()]
+        came = gather(self.inbox, names, self.publications, self._base, self.settings.most_difference)
+        self._refiner.add(came.difference.tensors)
+        standing.devices = {device: round(share, 6) for device, share in came.difference.norms.items()}
+        standing.merged, standing.left_out = came.merged, came.left_out
+        standing.lost += len(came.left_out)
         standing.open, standing.candidate = True, ""
-        came = len(reader) + reader.dropped
-        used = standing.seen + self.settings.new_windows if standing.rounds else came
-        standing.seen = max(reader.dropped, min(came, used))
+        ever = len(reader) + reader.dropped
+        used = standing.seen + self.settings.new_windows if standing.rounds else ever
+        standing.seen = max(reader.dropped, min(ever, used))
         standing.round_end = self._refiner.done + self.settings.round_steps
         self._began_s = self._clock()
         self._save()
-        self.inbox.take(standing.merged)
+        self._clear_inbox()
+
+    def _clear_inbox(self) -> None:
+        """Only once progress says what became of each difference."""
+        self.inbox.take(self.standing.merged)
+        self.inbox.drop(self.standing.left_out)
 
     def _go_on(self, reader: ReplayReader) -> bool:
         known = KnownVersions(self.publications, self._base, self._refiner.frozen)
@@ -263,6 +272,7 @@ class RefinerProcess:
                 "seconds": round(self._clock() - self._began_s, 2),
                 "windows": standing.seen,
                 "devices": standing.devices,
+                "left_out": list(standing.left_out.values()),
                 "loss": {name: round(value, 4) for name, value in self._figures.items()},
                 **outcome.line,
             }
@@ -289,6 +299,7 @@ class RefinerProcess:
             "frozen": self._refiner.frozen,
             "published": self.standing.published,
             "refused": self.standing.refused,
+            "differences_lost": self.standing.lost,
             "loss": {name: round(value, 4) for name, value in self._figures.items()},
             "why": "",
         }

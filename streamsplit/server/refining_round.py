@@ -11,8 +11,8 @@ import torch
 
 from streamsplit.config import RefinerSettings
 from streamsplit.encoders.version import Version
-from streamsplit.errors import PayloadError
-from streamsplit.learning.averaging import Merged, merge_differences
+from streamsplit.errors import ConfigError, PayloadError, StorageError
+from streamsplit.learning.averaging import DeviceDifference, Merged, merge_differences
 from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer
 from streamsplit.learning.lessons import draw_judged, draw_lesson, held_out
 from streamsplit.learning.memory_file import pack as pack_memory
@@ -48,6 +48,21 @@ class Outcome:
     kind: Literal["published", "refused", "unjudged", "void"]
     published: Version | None = None
     line: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gathered:
+    """What devices sent, at a round's begin.
+
+    Attributes:
+        difference: all of it together.
+        merged: names of the files that are in it.
+        left_out: name -> why, of those that are not.
+    """
+
+    difference: Merged
+    merged: list[str]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,8 +190,14 @@ def recent_windows(reader: ReplayReader, known: KnownVersions) -> TemporalBuffer
     return buffer
 
 
-def merged(inbox: Inbox, names: list[str], publications: Publications, base: Version, most: float) -> Merged:
-    """What waits in the inbox as one difference; of what is served now or was before it.
+def gather(
+    inbox: Inbox, names: list[str], publications: Publications, base: Version, most: float
+) -> Gathered:
+    """What waits in the inbox as one difference.
+
+    A device's difference may be of any version that is still kept and that what is served descends from: it is applied to the newest as it
+    is, as one of the version before is. (A device that was away, or a round that published while its difference waited, would otherwise have
+    learned in vain: it counts as taken what the server took.)
 
     Args:
         inbox: where.
@@ -185,13 +206,45 @@ def merged(inbox: Inbox, names: list[str], publications: Publications, base: Ver
         base: what is refined.
         most: clip of a device's difference, as a share of the weights' norm.
     """
-    current = publications.current()
-    previous = current.previous if current else None
-    versions = {base.id: base}
-    if names and previous and publications.has(previous):
-        versions[previous] = publications.load(previous)
-    read = [inbox.since(inbox.folder / name, versions) for name in names]
-    outcome = merge_differences([one for one in read if one is not None], base.state, most)
-    for device, why in outcome.refused.items():
-        logger.warning("difference of device %s is left out: %s", device, why)
-    return outcome
+    bases = _Bases(publications, base)
+    read: dict[str, DeviceDifference] = {}
+    left_out: dict[str, str] = {}
+    for name in names:
+        try:
+            read[name] = inbox.since(inbox.folder / name, bases.find)
+        except PayloadError as error:
+            left_out[name] = str(error)
+    outcome = merge_differences(list(read.values()), base.state, most)
+    for name, one in read.items():
+        if one.device in outcome.refused:
+            left_out[name] = f"device {one.device}: {outcome.refused[one.device]}"
+    for why in left_out.values():
+        logger.warning("a difference is left out: %s", why)
+    return Gathered(outcome, [name for name in names if name not in left_out], left_out)
+
+
+class _Bases:
+    """The versions a device's difference may be of: kept, and of the line that began with the weights now refined."""
+
+    def __init__(self, publications: Publications, base: Version) -> None:
+        self._publications = publications
+        self._loaded: dict[str, Version | None] = {base.id: base}
+        self._line: set[str] = set()
+        current = publications.current()
+        for one in reversed(current.history if current else ()):
+            self._line.add(one.id)
+            if one.by == "start":
+                break
+
+    def find(self, id: str) -> Version | None:
+        """The version; None if no difference may be of it."""
+        if id not in self._loaded:
+            self._loaded[id] = self._load(id) if id in self._line and self._publications.has(id) else None
+        return self._loaded[id]
+
+    def _load(self, id: str) -> Version | None:
+        try:
+            return self._publications.load(id)
+        except (ConfigError, StorageError) as error:
+            logger.warning("differences of %s cannot be read: %s", id, error)
+            return None

@@ -32,6 +32,7 @@ from streamsplit.learning.progress import load_progress
 from streamsplit.learning.replay import FeatureReplay
 from streamsplit.learning.upgrade import make_upgrade, upgraded
 from streamsplit.server.inbox import Inbox
+from streamsplit.server.overview import overview
 from streamsplit.server.publications import Publications
 from streamsplit.server.refiner import INBOX, PROGRESS, PUBLISHED, REPLAY, RefinerProcess, run
 from streamsplit.server.refiner_log import read_status
@@ -228,9 +229,67 @@ def test_of_a_second_difference_of_one_base_only_what_is_new_is_merged(
     for forgotten, share in ((False, 0.0), (True, 1.0)):
         if forgotten:
             inbox.forget()
-        new = inbox.since(inbox.waiting()[0], {compact.id: compact})
-        assert new is not None
+        new = inbox.since(inbox.waiting()[0], lambda id: compact if id == compact.id else None)
         torch.testing.assert_close(new.tensors[name], share * later[name], atol=4e-5, rtol=0.0)
+
+
+def publish_more(settings: RefinerSettings, first: Version, count: int) -> Version:
+    """So many versions that descend from `first`, as a refiner would have published them; the newest."""
+    publications = Publications(settings.state_dir / PUBLISHED)
+    publications.start(first, 0)
+    encoder, base = first.trainable(), first
+    for _ in range(count):
+        with torch.no_grad():
+            encoder.get_parameter("dense.project.bias").add_(0.01)
+        version, message = make_upgrade(base, encoder, None)
+        assert publications.publish(version, base.id, message, None, 0) is not None
+        base = version
+    return base
+
+
+def test_a_difference_that_waited_through_two_publications_is_merged(
+    settings: RefinerSettings, compact: Version
+) -> None:
+    inbox = Inbox(settings.state_dir / INBOX)
+    inbox.put("pi", pack_device_difference(learned(compact, 1), compact, "pi", 10), compact)
+    newest = publish_more(settings, compact, 2)
+    subject = process(settings, compact, stop=lambda: True)
+    subject.turn()
+    name = "blocks.3.project.weight"
+    moved = subject._refiner.encoder.get_parameter(name).detach() - newest.state[name]
+    torch.testing.assert_close(moved, learned(compact, 1)[name], atol=4e-5, rtol=0.0)
+    assert (set(subject.standing.devices), subject.standing.lost) == ({"pi"}, 0)
+
+
+@pytest.mark.parametrize("gone", ["file", "line"])
+def test_a_difference_whose_base_is_gone_is_counted_and_told_once(
+    settings: RefinerSettings, compact: Version, gone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox = Inbox(settings.state_dir / INBOX)
+    first = compact
+    inbox.put("pi0", pack_device_difference(learned(compact, 1), compact, "pi0", 10), compact)
+    publications = Publications(settings.state_dir / PUBLISHED)
+    newest = publish_more(settings, compact, 2)
+    if gone == "file":
+        (publications.folder / f"{compact.id}.safetensors").unlink()
+    else:  # the server was given other weights
+        encoder = compact.trainable()
+        with torch.no_grad():
+            encoder.get_parameter("dense.project.bias").add_(1.0)
+        first = newest = make_upgrade(compact, encoder, None)[0]
+        publications.start(first, 0)
+    inbox.put("pi1", pack_device_difference(learned(newest, 2), newest, "pi1", 10), newest)
+    subject = process(settings, first)
+    assert subject.turn()
+    (told,) = [record for record in caplog.records if "left out" in record.message]
+    assert told.levelname == "WARNING"
+    assert f"device pi0: its base {compact.id} is not kept any more" in told.message
+    assert lines(settings)[0]["left_out"] == [f"device pi0: its base {compact.id} is not kept any more"]
+    assert set(lines(settings)[0]["devices"]) == {"pi1"}
+    assert not inbox.waiting()
+    seen = overview(settings.state_dir / "none.db", settings.state_dir)
+    assert (seen["differences_waiting"], seen["refiner_differences_lost"]) == (0, 1)
+    assert process(settings, first).standing.lost == 1, "a restart remembers it, and counts it once"
 
 
 @pytest.mark.parametrize("device", ["pi0", "pi1"])
