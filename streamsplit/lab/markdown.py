@@ -114,7 +114,7 @@ def returns(scenarios: Mapping[str, Any]) -> str:
         }
         best = max(measured, key=lambda label: measured[label], default="")
         rows.append([
-            name,
+            name if found["trained"] else f"{name} (random weights)",
             f"{best} ({number(measured.get(best), 3)})",
             number(mean_return(found["systems"].get(LEARNED)), 3),
             *(_gap(found["learned_against"].get(rival)) for rival in (BEST_FIXED, "greedy_profile")),
