@@ -92,7 +92,7 @@ async def device(
             hold_windows=settings.hold_windows,
             predicts=settings.learn.mode != "off",
         )
-        pilot = Pilot(decider)
+        pilot = Pilot(decider, hop_s=version.front_end.window_s)
         lessons = None
         if profile is not None and isinstance(pilot.decider, LearningDecider):
             lessons = Lessons(pilot, profile, encoder_quality(profile))

@@ -20,7 +20,7 @@ from streamsplit.lab.figures import (
 )
 from streamsplit.lab.modelled import apart
 from streamsplit.lab.results import FORMAT, Seed
-from streamsplit.lab.systems import BEST_FIXED, LEARNED, ORACLE, STREAMED, all_systems, label_of
+from streamsplit.lab.systems import BEST_FIXED, LEARNED, ORACLE, STREAMED, System, all_systems, label_of
 
 PAPER: Final = {
     "latency_times_lower": 4.7,
@@ -47,7 +47,13 @@ def _scenario(seeds: Mapping[int, Seed]) -> dict[str, Any]:
     about = next(iter(seeds.values())).about
     window_s, last_split = about["window_s"], about["last_split"]
     runs = by_system(seeds)
-    systems = {name: _system(name, runs[name], seeds, window_s) for name in in_order(runs, last_split)}
+    known = all_systems(last_split)
+    systems = {
+        name: _system(
+            name, runs[name], seeds, window_s, known.get("server_pcm" if name == STREAMED else name)
+        )
+        for name in in_order(runs, last_split)
+    }
     best = best_fixed(systems, last_split)
     if best is not None:
         systems[BEST_FIXED] = {
@@ -156,7 +162,9 @@ def _percent(left: Runs, right: Runs, name: str) -> float | None:
     return finite(100.0 * (ours / theirs - 1.0)) if theirs else None
 
 
-def _system(name: str, runs: Runs, seeds: Mapping[int, Seed], window_s: float) -> dict[str, Any]:
+def _system(
+    name: str, runs: Runs, seeds: Mapping[int, Seed], window_s: float, known: System | None
+) -> dict[str, Any]:
     facts = [seed.facts[name] for seed in seeds.values() if name in seed.facts]
     totals = {}
     for key in ("downlink_bytes", "client_cpu_s"):
@@ -164,6 +172,8 @@ def _system(name: str, runs: Runs, seeds: Mapping[int, Seed], window_s: float) -
         totals[key] = None if None in values else sum(float(value) for value in values if value is not None)
     found = figures(runs, window_s, totals["downlink_bytes"], totals["client_cpu_s"])
     notes = sorted({fact["note"] for fact in facts if fact.get("note")})
+    if known is not None and known.split is not None and (elsewhere := _elsewhere(found, known.split)):
+        notes.append(f"{elsewhere:.0%} of windows elsewhere, where the link could not take them")
     disturbed = [fact["disturbed"] for fact in facts if fact.get("disturbed") is not None]
     return {
         "label": label_of(name),
@@ -172,6 +182,11 @@ def _system(name: str, runs: Runs, seeds: Mapping[int, Seed], window_s: float) -
         "notes": notes,
         "disturbed": max(disturbed, default=None),
     }
+
+
+def _elsewhere(found: Mapping[str, Any], split: int) -> float:
+    """Share of windows that a fixed system took elsewhere: a client leaves out what its link can never catch up with."""
+    return float(sum(share for other, share in found["splits"].items() if other != str(split)))
 
 
 def _simulated(seeds: Mapping[int, Seed]) -> dict[str, dict[str, Any]]:

@@ -64,7 +64,7 @@ def figures(name: str, found: Mapping[str, Any]) -> str:
             continue
         latency, accuracy = each["latency_ms"], (each.get("accuracy") or {}).get("mean")
         rows.append([
-            each["label"],
+            "; ".join([each["label"], *(each.get("notes") or [])]),
             number(mean_return(each), 3),
             *(_latency(latency[level], each) for level in ("p50", "p95", "p99")),
             number(each["uplink_bytes_per_s"], 0),

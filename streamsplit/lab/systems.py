@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamsplit.errors import ConfigError
+from streamsplit.policy.observation import AUDIO_SPLIT
 
 LEARNED: Final = "learned"
 ORACLE: Final = "oracle"
@@ -29,6 +30,7 @@ class System:
         arguments: of `streamsplit replay`.
         fixed: always the same split (of those a device has without being told to send sound).
         profiled: its decider wants the device's profile.
+        split: that it always takes, -1 for sound; None: it decides.
     """
 
     name: str
@@ -36,10 +38,12 @@ class System:
     arguments: tuple[str, ...]
     fixed: bool = False
     profiled: bool = False
+    split: int | None = None
 
 
 def _audio(name: str, label: str, codec: str, *more: str) -> System:
-    return System(name, label, ("--send-audio", "--split", "audio", "--audio-codec", codec, *more))
+    arguments = ("--send-audio", "--split", "audio", "--audio-codec", codec, *more)
+    return System(name, label, arguments, split=AUDIO_SPLIT)
 
 
 def all_systems(last_split: int) -> dict[str, System]:
@@ -53,12 +57,14 @@ def all_systems(last_split: int) -> dict[str, System]:
         _audio("server_flac", "FLAC to the server", "flac"),
         _audio("server_opus_24k", "Opus 24k to the server", "opus", "--audio-kbps", "24"),
         _audio("server_opus", "Opus 12k to the server", "opus", "--audio-kbps", "12"),
-        System("split_0", "log-mel, 8 bit (split 0)", ("--split", "0"), fixed=True),
+        System("split_0", "log-mel, 8 bit (split 0)", ("--split", "0"), fixed=True, split=0),
         *(
-            System(f"split_{split}", f"split {split}, 4 bit", ("--split", str(split)), fixed=True)
+            System(
+                f"split_{split}", f"split {split}, 4 bit", ("--split", str(split)), fixed=True, split=split
+            )
             for split in range(1, last_split)
         ),
-        System(EDGE_ONLY, "all on the device", ("--split", str(last_split)), fixed=True),
+        System(EDGE_ONLY, "all on the device", ("--split", str(last_split)), fixed=True, split=last_split),
         System("heuristic", "heuristic", ("--decider", "heuristic")),
         System("greedy_profile", "greedy by profile", ("--decider", "greedy-profile"), profiled=True),
         System("linucb", "LinUCB", ("--decider", "linucb"), profiled=True),

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from streamsplit.lab.agreement import Comparison
-from streamsplit.lab.conclusions import against, best_fixed
+from streamsplit.lab.conclusions import against, best_fixed, conclude
 from streamsplit.lab.figures import difference, figures, interval, ratio_interval
 from streamsplit.lab.hearing import Heard
 from streamsplit.lab.modelled import streamed
+from streamsplit.lab.results import Seed
 from streamsplit.lab.rows import Row, Run, lateness_ms, make_rows
 from streamsplit.lab.scenario import parse
 from streamsplit.lab.schedule import make_schedule
@@ -88,6 +89,25 @@ def test_a_window_embedded_here_is_usable_before_it_is_sent() -> None:
     row = make_rows(make_run(1), [on_time(0, 4.0, split=4, spool_ms=5.0, wire_ms=70.0)])[0]
     assert row.latency_ms == pytest.approx(4.0)
     assert row.quality == pytest.approx(0.8)
+
+
+def test_a_fixed_system_that_had_to_give_way_says_for_how_many_windows() -> None:
+    rows = make_rows(
+        make_run(4), [on_time(index, 10.0, split=4 if index else -1, wire_ms=6.0) for index in range(4)]
+    )
+    about = {
+        "window_s": WINDOW_S,
+        "last_split": 4,
+        "title": "t",
+        "encoder": "compact",
+        "version": "v",
+        "trained": True,
+    }
+    systems = conclude({"t": {0: Seed(about, {"server_pcm": rows, "edge_only": rows[1:]})}})["scenarios"][
+        "t"
+    ]["systems"]
+    assert systems["server_pcm"]["notes"] == ["75% of windows elsewhere, where the link could not take them"]
+    assert systems["edge_only"]["notes"] == []
 
 
 def test_a_window_that_never_came_costs_the_bound_and_is_counted() -> None:
