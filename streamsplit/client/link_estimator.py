@@ -19,10 +19,11 @@ sizes tell. As noise only adds, the quickest of the last `_LAST` windows of abou
 of the last minute's windows that were at most half as large. Their difference counts if it is clearly more than the noise, which is how
 much windows of one size vary; otherwise it says "at least so fast", which can raise the estimate and not lower it.
 
-Lone windows of one size tell no rate, and none is made up: `uplink_bps` stays what was last told, or None. There is one exception. When
-windows of more than a packet all at once take clearly longer than the quickest of the last minute, the rise bounds the rate for as long
-as it lasts: right when the rate fell, too pessimistic when the way grew longer, for a minute, after which the longer way is the base. A
-window of one packet says nothing that way: a processor's load costs it as much as a link of 100 kbit/s.
+Lone windows of one size tell no rate, and none is made up: `uplink_bps` stays what was last told, or None; but never less than would
+have them pass in their whole wire time. There is one exception. When windows of more than a packet all at once take clearly longer than
+the quickest of the last minute, the rise bounds the rate for as long as it lasts: right when the rate fell, too pessimistic when the way
+grew longer, for a minute, after which the longer way is the base. A window of one packet says nothing that way: a processor's load costs
+it as much as a link of 100 kbit/s.
 
 The estimate is the median of the samples, newer ones counting more (`half_life_s`): a stall or a pause makes single samples very slow,
 and sums would remember it for minutes. An unacknowledged window bounds the estimate from above as it waits, so an outage shows before it
@@ -120,6 +121,7 @@ class LinkEstimator:
         self._lone: deque[_Lone] = deque(maxlen=_LONE_KEPT)
         self._samples: deque[_Sample] = deque(maxlen=_SAMPLES_KEPT)
         self._measured_bps: float | None = None
+        self._timed_s = -math.inf
         self._arrived_s = -math.inf
         self._now_s = -math.inf
         self._busy = 0.0, 0.0, 0  # bits, seconds and windows of the busy period since its last sample
@@ -157,7 +159,10 @@ class LinkEstimator:
 
     @property
     def rtt_ms(self) -> float | None:
-        """Round trip of an empty message: the least wire time of lone windows in the last minute, less their own passage."""
+        """Round trip of an empty message: the least wire time of lone windows in the last minute, less their passage at a rate seen lately.
+
+        While no rate is, their passage is in it.
+        """
         base_s = self._base_s
         return None if base_s is None else 1e3 * base_s
 
@@ -172,17 +177,25 @@ class LinkEstimator:
         """A window's passage is taken at the rate of its time or of now, whichever is quicker: too little is taken off rather than too much."""
         if not self._lone:
             return None
-        per_bit_s = 1.0 / self._measured_bps if self._measured_bps else 0.0
+        per_bit_s = self._per_bit_s
         bare = (lone.wire_s - min(lone.passage_s, lone.bits * per_bit_s) for lone in self._lone)
         return max(0.0, min(bare))
+
+    @property
+    def _per_bit_s(self) -> float:
+        """At the measured rate; 0 where that was not seen lately: windows that never queue since then are of a faster link."""
+        fresh = self._now_s - self._timed_s <= self._half_life_s
+        return 1.0 / self._measured_bps if fresh and self._measured_bps else 0.0
 
     # Windows that were alone on the link.
 
     def _sample_alone(self, bits: float, wire_s: float, now_s: float) -> None:
         while self._lone and now_s - self._lone[0].at_s > self._window_s:
             self._lone.popleft()
-        per_bit_s = 1.0 / self._measured_bps if self._measured_bps else 0.0
-        self._lone.append(_Lone(now_s, bits, wire_s, bits * per_bit_s))
+        if self._measured_bps is not None and self._measured_bps * wire_s < bits:
+            # At that rate it would have taken longer even with no way to go.
+            self._sample(bits / max(wire_s, self._floor_s), now_s, timed=False)
+        self._lone.append(_Lone(now_s, bits, wire_s, bits * self._per_bit_s))
         smaller = [lone for lone in self._lone if lone.bits <= 0.5 * bits]
         if smaller:
             quickest = min(smaller, key=lambda lone: lone.wire_s)
@@ -200,8 +213,9 @@ class LinkEstimator:
         resolution_s = max(self._floor_s, _NOISES * max(noise_s, _quick_and_noise_s(large)[1]))
         bps = (large[-1].bits - small[-1].bits) / max(passage_s, resolution_s)
         known = self._measured_bps
-        if passage_s >= resolution_s or (known is not None and bps > known):
-            self._sample(bps, now_s)
+        timed = passage_s >= resolution_s
+        if timed or (known is not None and bps > known):
+            self._sample(bps, now_s, timed)
 
     def _rise_bps(self) -> float | None:
         """The bound that lone windows of one size set while all of the last ones took longer than the quickest of the last minute."""
@@ -221,8 +235,9 @@ class LinkEstimator:
         bits, seconds, windows = self._busy[0] + bits, self._busy[1] + seconds, self._busy[2] + 1
         if seconds >= _QUEUED_S and bits >= _QUEUED_BITS:
             known = self._measured_bps
-            if seconds >= _BRIEF_S * windows or (known is not None and bits / seconds > known):
-                self._sample(bits / seconds, now_s)
+            timed = seconds >= _BRIEF_S * windows
+            if timed or (known is not None and bits / seconds > known):
+                self._sample(bits / seconds, now_s, timed)
             bits, seconds, windows = 0.0, 0.0, 0
         self._busy = bits, seconds, windows
 
@@ -235,7 +250,10 @@ class LinkEstimator:
 
     # The estimate.
 
-    def _sample(self, bps: float, now_s: float) -> None:
+    def _sample(self, bps: float, now_s: float, timed: bool) -> None:
+        """Takes a rate; one that is not timed says "at least"."""
+        if timed:
+            self._timed_s = now_s
         self._samples.append(_Sample(now_s, bps))
         self._measured_bps = self._median_bps(now_s)
 

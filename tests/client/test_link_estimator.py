@@ -164,6 +164,21 @@ def test_pauses_do_not_hide_a_rate_that_large_windows_show(rate_bps: float) -> N
     assert estimator.rtt_ms == pytest.approx(60, abs=15)
 
 
+def test_a_slow_spell_is_not_held_against_what_single_windows_show_later() -> None:
+    link, estimator = Link(300e3, 0.06, jitter_s=0.005), LinkEstimator()
+    steady(link, [30_720], every_s=0.5, count=20)  # 0.8 s each: they queue
+    link.rate_bps = 12e6
+    steady(link, [30_720], every_s=0.96, count=60, begin_s=20.0)
+    link.play(estimator, until_s=20.0)
+    assert estimator.uplink_bps == pytest.approx(300e3, rel=0.1)
+    link.play(estimator)
+    quickest_s = 0.06 + 8 * 30_780 / 12e6
+    assert estimator.uplink_bps is not None
+    assert 0.9 * 8 * 30_780 / quickest_s < estimator.uplink_bps < 1.25 * 12e6
+    assert estimator.rtt_ms is not None
+    assert 55 < estimator.rtt_ms < 1e3 * quickest_s + 5
+
+
 def test_an_outage_that_is_over_is_forgotten() -> None:
     link, estimator = Link(1e6, 0.06, jitter_s=0.005), LinkEstimator()
     steady(link, [330, 6150], every_s=0.96, count=60)
