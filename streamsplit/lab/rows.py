@@ -131,7 +131,7 @@ def make_rows(run: Run, records: Sequence[Mapping[str, Any]]) -> list[Row]:
     """One row for every window there was to hear, in order; windows that the journal does not name are "missing"."""
     told = {record["sequence"]: record for record in records if record.get("kind") == "window"}
     done = {sequence: record for sequence, record in told.items() if record["state"] in DONE}
-    late_ms = lateness_ms(done, run.window_s / run.scenario.speed)
+    late_ms = lateness_ms(done, run.heard.due_s / run.scenario.speed)
     compute = _compute_mj(run, done)
     extra = _extra_bytes(run, done)
     radio = _radio_mj(run, done, late_ms, extra)
@@ -164,21 +164,21 @@ def parts_ms(
     return own * scenario.compute_factor, link_ms, server
 
 
-def lateness_ms(done: Mapping[int, Mapping[str, Any]], hop_s: float) -> dict[int, float]:
+def lateness_ms(done: Mapping[int, Mapping[str, Any]], due_s: Array) -> dict[int, float]:
     """How much later than due each window was taken from the source, in this machine's milliseconds.
 
     The time of capture is when the line was written less all parts; the earliest window sets what is due.
 
     Args:
         done: journal records by sequence.
-        hop_s: from window to window, in this machine's time.
+        due_s: [N] when each window is whole, in this machine's time; see `Heard`.
     """
     behind = {}
     for sequence, record in done.items():
         measured = record["measured"]
         if "wait_ms" in measured:
             spent = sum(float(measured.get(part, 0.0)) for part in (*OWN, *LINK, *SERVER))
-            behind[sequence] = float(measured["unix_ms"]) - spent - 1e3 * hop_s * sequence
+            behind[sequence] = float(measured["unix_ms"]) - spent - 1e3 * float(due_s[sequence])
     least = min(behind.values(), default=0.0)
     late = {sequence: value - least for sequence, value in behind.items()}
     return {sequence: value if (value := late.get(sequence, 0.0)) > LATE_MS else 0.0 for sequence in done}

@@ -41,6 +41,7 @@ def make_run(windows: int = 4, speed: float = 1.0, slowdown: float = 1.0, **said
     vectors = np.eye(2, dtype=np.float32)[np.zeros(windows, int)]
     heard = Heard(
         start_s=WINDOW_S * np.arange(windows),
+        due_s=WINDOW_S * (1.0 + np.arange(windows)),
         level_dbfs=np.full(windows, -30.0),
         labels=["bell"] * windows,
         device=vectors,
@@ -122,7 +123,7 @@ def test_a_window_that_never_came_costs_the_bound_and_is_counted() -> None:
 
 def test_sound_that_could_not_be_taken_in_time_is_late() -> None:
     records = {index: on_time(index, 10.0 + (500.0 if index > 1 else 0.0), wire_ms=6.0) for index in range(4)}
-    late = lateness_ms(records, WINDOW_S)
+    late = lateness_ms(records, WINDOW_S * np.arange(1, 5))
     assert [round(late[index]) for index in range(4)] == [0, 0, 500, 500]
 
 
