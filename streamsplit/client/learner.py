@@ -37,6 +37,7 @@ from streamsplit.learning.pacing import BudgetSettings, Conditions, may_train
 from streamsplit.learning.recent import to_codes
 from streamsplit.learning.uncertainty import DisagreementHead
 from streamsplit.learning.upgrade import upgraded
+from streamsplit.whole_file import write_whole
 from streamsplit.wire.messages import EncoderVersion, Thing
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class Learner:
         self._coming: Version | None = None
         self._ready: Version | None = None
         self._building: asyncio.Task[None] | None = None
+        self._saving: asyncio.Task[None] | None = None
         self._sending: tuple[str, dict[str, Tensor]] | None = None  # a difference, with its base
         self._sent: tuple[str, dict[str, Tensor]] | None = None  # the last one that the server has taken
         self._heard: list[tuple[int, np.ndarray[Any, Any], float | None]] = []
@@ -140,7 +142,9 @@ class Learner:
             self._building.cancel()
         if self._trainer:
             await asyncio.to_thread(self._trainer.stop)
-        self._save_memory()
+        if self._saving:
+            await self._saving
+        await self._save_memory()
 
     # The stream.
 
@@ -204,7 +208,8 @@ class Learner:
     def _exchange(self, before: int) -> None:
         settings = self._settings
         if self._windows // SAVE_WINDOWS > before // SAVE_WINDOWS:
-            self._save_memory()
+            if self._saving is None or self._saving.done():  # a disk slower than the stream misses a turn
+                self._saving = asyncio.create_task(self._save_memory(), name="save-memory")
         every = settings.memory_windows
         if every and self._windows // every > before // every:
             packed = memory_file.pack(self.memory, with_reservoir=False)
@@ -345,11 +350,13 @@ class Learner:
     def _memory_path(self) -> Path:
         return self._folder / f"memory-{self._version.id}.safetensors"
 
-    def _save_memory(self) -> None:
+    async def _save_memory(self) -> None:
+        """As it is now; the disk is waited for in a thread."""
+        path, packed = self._memory_path(), memory_file.pack(self.memory, with_reservoir=True)
         try:
-            memory_file.save(self.memory, self._memory_path())
+            await asyncio.to_thread(write_whole, path, packed)
             for other in self._folder.glob("memory-*.safetensors"):
-                if other != self._memory_path():
+                if other != path:
                     other.unlink(missing_ok=True)
         except (StorageError, OSError) as error:
             logger.warning("the memory is not saved: %s", error)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamsplit.client.learner import Learner
+from streamsplit.client.learner import SAVE_WINDOWS, Learner
 from streamsplit.client.synchroniser import Wish
 from streamsplit.client.telemetry import MachineReading
 from streamsplit.client.trainer import Trainer
@@ -23,7 +23,7 @@ from streamsplit.encoders.registry import make_untrained
 from streamsplit.encoders.version import Version
 from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
-from streamsplit.learning.memory_file import pack
+from streamsplit.learning.memory_file import load, pack
 from streamsplit.wire.messages import PIECE_BYTES, EncoderVersion, Newest, Piece, Taken, Thing, Want
 from tests.client.test_learner import moved
 
@@ -136,6 +136,20 @@ async def test_the_event_loop_goes_on_while_a_version_is_kept_and_it_is_kept_bef
     assert version.id == second.id
     assert VersionStore(tmp_path).instead_of(compact).id == second.id
     assert turns > before
+
+
+async def test_the_memory_is_written_beside_the_event_loop(tmp_path: Path, compact: Version) -> None:
+    learner, path = learner_of(compact, tmp_path), tmp_path / f"memory-{compact.id}.safetensors"
+    for sequence in range(SAVE_WINDOWS):
+        learner.embedded(sequence, rows()[sequence % 128], compact.id, None)
+    assert not path.exists(), "the disk was not waited for"
+    while not path.exists():
+        await asyncio.sleep(0.01)
+    assert int(load(path).count) == SAVE_WINDOWS
+    learner.embedded(SAVE_WINDOWS, rows()[0], compact.id, None)
+    await learner.close()
+    assert int(load(path).count) == SAVE_WINDOWS + 1
+    assert [left.name for left in tmp_path.iterdir()] == [path.name]
 
 
 async def test_another_encoder_under_our_encoders_name_is_not_taken(tmp_path: Path, compact: Version) -> None:
