@@ -207,9 +207,9 @@ class Learner:
 
     def _exchange(self, before: int) -> None:
         settings = self._settings
-        if self._windows // SAVE_WINDOWS > before // SAVE_WINDOWS:
-            if self._saving is None or self._saving.done():  # a disk slower than the stream misses a turn
-                self._saving = asyncio.create_task(self._save_memory(), name="save-memory")
+        free = self._saving is None or self._saving.done()  # a disk slower than the stream misses a turn
+        if free and self._windows // SAVE_WINDOWS > before // SAVE_WINDOWS:
+            self._saving = asyncio.create_task(self._save_memory(), name="save-memory")
         every = settings.memory_windows
         if every and self._windows // every > before // every:
             packed = memory_file.pack(self.memory, with_reservoir=False)
