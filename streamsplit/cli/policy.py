@@ -13,6 +13,7 @@ from streamsplit.cli.terminal import app, err, out, progress_bar
 from streamsplit.errors import ConfigError
 
 DEFAULT_STEPS, QUICK_STEPS = 400_000, 40_000
+DEFAULT_ROUNDS, QUICK_ROUNDS = 4, 1
 
 
 @app.command("train-policy")
@@ -21,6 +22,10 @@ def train_policy(
     algorithm: Annotated[str, typer.Option(help="maskable-ppo or ppo")] = "maskable-ppo",
     steps: Annotated[
         int | None, typer.Option(help=f"decisions over all simulated devices; default: {DEFAULT_STEPS}")
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(help=f"of improvement after it, about half a minute each; default: {DEFAULT_ROUNDS}"),
     ] = None,
     seed: Annotated[int, typer.Option(help="everything random follows from it")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="a minute's worth, to see that it works")] = False,
@@ -58,6 +63,7 @@ def train_policy(
     settings = PolicySettings(
         algorithm=algorithm,  # type: ignore[arg-type]
         steps=(QUICK_STEPS if quick else DEFAULT_STEPS) if steps is None else steps,
+        rounds=(QUICK_ROUNDS if quick else DEFAULT_ROUNDS) if rounds is None else rounds,
         seed=seed,
         fleet=fleet,  # type: ignore[arg-type]
         save_every=save_every,
@@ -67,7 +73,7 @@ def train_policy(
     trainer = PolicyTrainer(settings, out_file, devices, tensorboard, resume)
     if trainer.done:
         err.print(f"going on after decision {trainer.done} of {settings.steps}")
-    told = f"streamsplit train-policy --algorithm {algorithm} --steps {settings.steps} --seed {seed} --devices {fleet}"
+    told = f"streamsplit train-policy --algorithm {algorithm} --steps {settings.steps} --rounds {settings.rounds} --seed {seed} --devices {fleet}"
     with progress_bar("training") as update:
         figures: dict[str, Any] = trainer.run(update, told)
     figures |= {"command": told, "seconds": round(time.monotonic() - began_s, 1)}

@@ -78,11 +78,15 @@ class Flight:
         columns += list(self.possible.T.astype(np.float64))
         return np.stack(np.broadcast_arrays(*columns), axis=1).astype(np.float32)
 
-    def fly(self, slots: npt.NDArray[np.int64]) -> Leg:
+    def fly(self, slots: npt.NDArray[np.int64], most: npt.NDArray[np.int64] | None = None) -> Leg:
         """Keeps to these choices for a leg; an impossible one means embedding on the device.
 
         A row's leg ends early when the server comes or goes, when throttling or the possible options change,
         and with its world.
+
+        Args:
+            slots: [B].
+            most: [B] windows that a row's leg may last; None: as many as a decision does.
         """
         simulator = self.simulator
         rows = np.arange(len(simulator))
@@ -93,6 +97,10 @@ class Flight:
         sums = np.zeros((6, len(rows)))
         windows = np.zeros(len(rows), np.int64)
         for _ in range(self._every):
+            if most is not None:
+                active &= windows < most
+                if not active.any():
+                    break
             windows += active
             done = simulator.apply(slots, active)
             sums += (

@@ -1,4 +1,4 @@
-"""Training a policy: PPO or MaskablePPO of Stable-Baselines3 over simulated devices, exported for `learned`.
+"""Training a policy: PPO or MaskablePPO of Stable-Baselines3 over simulated devices, rounds of improvement, exported for `learned`.
 
 Everything random follows from the seed. Progress is saved beside the output every `save_every` decisions; a
 killed training goes on from there (with fresh episodes, so not to the same bits). What is exported is the policy
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from streamsplit.errors import ConfigError
 from streamsplit.policy.dynamics import Simulator
 from streamsplit.policy.env import FleetEnv
-from streamsplit.policy.flight import Flight
+from streamsplit.policy.flight import EVERY, Flight
+from streamsplit.policy.improve import Improver, ImproveSettings
 from streamsplit.policy.learned import load_weights
 from streamsplit.policy.profile import Profile
 from streamsplit.policy.scorer import G, K, Scorer
@@ -42,6 +43,9 @@ from streamsplit.policy.training_worlds import (
 from streamsplit.policy.worlds import MOST_OPTIONS, Worlds
 
 logger = logging.getLogger(__name__)
+
+IMPROVEMENT: Final = 5_000_000
+"""Seeds of the worlds of improvement lie so far behind PPO's."""
 
 Report = Callable[[int, int], None]
 
@@ -98,10 +102,11 @@ class PolicyTrainer:
         tensorboard: Path | None = None,
         resume: bool = False,
     ) -> None:
-        self.settings, self.out = settings, out
+        self.settings, self.out, self.profiles = settings, out, profiles
         self.folder = out.with_name(f"{out.name}.unfinished")
         self.best = -np.inf
         self.history: list[dict[str, float]] = []
+        self.lost: list[float] = []
         progress = self.folder / "progress.json"
         kind = MaskablePPO if settings.algorithm == "maskable-ppo" else PPO
         if resume and progress.is_file():
@@ -147,21 +152,53 @@ class PolicyTrainer:
         Returns:
             What is worth writing down: validation returns over time, the best of them.
         """
-        left = self.settings.steps - self.done
+        settings = self.settings
+        left = settings.steps - self.done
         if left > 0:
             self.model.learn(left, callback=_Watch(self, report), reset_num_timesteps=False)
         self.validate()
         self.save()
+        self._improve(report)
         weights = load_weights(self.folder / "best.safetensors")
         type(weights)(weights.tensors, weights.goals, note).save(self.out)
         shutil.rmtree(self.folder)
-        return {"decisions": self.done, "validation_return": self.best, "validation": self.history}
+        return {
+            "decisions": self.done,
+            "rounds": settings.rounds,
+            "validation_return": self.best,
+            "validation": self.history,
+            "lost_before_each_round": self.lost,
+        }
 
-    def validate(self) -> float:
-        """Mean reward per window of the present policy on validation worlds; the best policy is kept."""
+    def _improve(self, report: Report) -> None:
+        """The rounds after PPO, in worlds of their own; a killed training begins them anew."""
+        settings = self.settings
+        done, begin = settings.steps, FIRST_TRAINING_SEED + IMPROVEMENT + settings.seed * 10_000_000
+        chance = np.random.default_rng([settings.seed, 6])
+        improver = Improver(self.model.policy.mlp_extractor, ImproveSettings(), chance)
+        for number in range(settings.rounds):
+            report(done, settings.decisions)
+            seeds = range(
+                begin + number * settings.round_worlds, begin + (number + 1) * settings.round_worlds
+            )
+            worlds = training_worlds(
+                seeds, settings.episode_windows, settings.goals, settings.fleet, self.profiles
+            )
+            self.lost.append(round(improver.round(worlds), 4))
+            done += settings.round_worlds * settings.episode_windows // EVERY
+            mean = self.validate(done)
+            logger.debug("round %d: validation return %.4f, best %.4f", number + 1, mean, self.best)
+        report(settings.decisions, settings.decisions)
+
+    def validate(self, done: int | None = None) -> float:
+        """Mean reward per window of the present policy on validation worlds; the best policy is kept.
+
+        Args:
+            done: decisions so far, for the history; None: of PPO.
+        """
         scorer = self.model.policy.mlp_extractor
         mean = float(np.mean(flown(scorer, self.validation)))
-        self.history.append({"decisions": self.done, "return": round(mean, 5)})
+        self.history.append({"decisions": done or self.done, "return": round(mean, 5)})
         if mean > self.best:
             self.best = mean
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -197,7 +234,7 @@ class _Watch(BaseCallback):  # type: ignore[misc]
     def _on_rollout_start(self) -> None:
         trainer, done = self._trainer, self.num_timesteps
         settings = trainer.settings
-        self._report(min(done, settings.steps), settings.steps)
+        self._report(min(done, settings.steps), settings.decisions)
         if done - self._validated >= settings.validate_every:
             self._validated = done
             mean = trainer.validate()

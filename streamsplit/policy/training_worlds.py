@@ -66,6 +66,8 @@ class PolicySettings:
         save_every, validate_every: decisions.
         fleet: kinds of devices.
         goals: the reward.
+        rounds: of improvement after PPO, see `improve`.
+        round_worlds: that each asks its moments in.
     """
 
     algorithm: Algorithm = "maskable-ppo"
@@ -83,11 +85,22 @@ class PolicySettings:
     validate_every: int = 100_000
     fleet: Fleet = "any"
     goals: Goals = field(default_factory=Goals)
+    rounds: int = 4
+    round_worlds: int = 700
+
+    @property
+    def decisions(self) -> int:
+        """Of PPO, and of the rounds after it."""
+        return self.steps + self.rounds * self.round_worlds * self.episode_windows // EVERY
 
     def __post_init__(self) -> None:
         if self.algorithm not in get_args(Algorithm):
             raise ConfigError(f"algorithm {self.algorithm!r}: expected {' or '.join(get_args(Algorithm))}")
-        for name in ("steps", "devices", "episode_windows", "worlds", "rollout", "hidden", "middle"):
+        if self.rounds < 0:
+            raise ConfigError(f"rounds: expected 0 or more, got {self.rounds}")
+        for name in (
+            "steps", "devices", "episode_windows", "worlds", "rollout", "hidden", "middle", "round_worlds",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if self.episode_windows < 2 * EVERY:

@@ -35,6 +35,8 @@ TINY = PolicySettings(
     middle=4,
     save_every=128,
     validate_every=128,
+    rounds=1,
+    round_worlds=8,
 )
 
 
@@ -52,7 +54,9 @@ def test_a_training_leaves_a_policy_that_loads_and_nothing_unfinished(algorithm:
     best = max(item["return"] for item in figures["validation"])
     assert figures["validation_return"] == pytest.approx(best, abs=1e-5)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert {total for _, total in seen} == {256}
+    assert {total for _, total in seen} == {TINY.decisions} == {256 + 8 * 4}
+    assert seen[-1] == (TINY.decisions, TINY.decisions)
+    assert figures["rounds"] == len(figures["lost_before_each_round"]) == 1
     assert not (tmp_path / "policy.safetensors.unfinished").exists()
 
 
@@ -87,6 +91,8 @@ def test_wrong_settings_are_named() -> None:
         PolicySettings(algorithm="a2c")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="steps: expected 1 or more, got 0"):
         PolicySettings(steps=0)
+    with pytest.raises(ConfigError, match="rounds: expected 0 or more, got -1"):
+        PolicySettings(rounds=-1)
     with pytest.raises(ConfigError, match="episode_windows: expected 20"):
         PolicySettings(episode_windows=10)
 
@@ -130,7 +136,7 @@ def test_the_command_survives_kill_9(tmp_path: Path) -> None:
         "--steps",
         "16384",
     ]
-    command += ["--save-every", "8192"]
+    command += ["--save-every", "8192", "--rounds", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     progress = tmp_path / "policy.safetensors.unfinished" / "progress.json"
