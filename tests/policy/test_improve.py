@@ -59,7 +59,7 @@ def test_climbing_ends_at_what_paid() -> None:
     asked = ask(learner, made, replace(ALL, astray=0.5), generator)
     asked.behind[:, FEATURES] -= 5.0  # and it pays less than it seems to
     before = asked.lost(learner)
-    climb(learner, asked, replace(ALL, epochs=60, batch=8), generator)
+    climb(learner, asked, replace(ALL, epochs=100, batch=8, learning_rate=0.02), generator)
     assert before < -0.1
     assert asked.lost(learner) > -0.01
 
