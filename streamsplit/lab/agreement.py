@@ -1,7 +1,7 @@
 """Whether a scenario run faster than real time gives the figures of real time.
 
-Latency is compared in the device's time and allowed to differ by a fifth or by 10 ms, whichever is more: at `speed` times real time
-the software between the sockets counts so many times over (see docs/lab.md), and single windows wait for a busy machine. Bytes may
+Latency is compared in the device's time and allowed to differ by a fifth or by 10 ms, whichever is more: the software between the
+sockets is taken out by its median only (see `lab.software`), and single windows wait for a busy machine. Bytes may
 differ by a tenth (headers are shared by what the socket sends at once), returns by 0.15, accuracy by five points.
 """
 
