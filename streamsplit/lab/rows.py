@@ -314,18 +314,21 @@ def _radio_mj(
         rate_bps = max(run.schedule.rate_at(begin_s), LEAST_RATE_BPS)
         sending_s = min(bits / rate_bps, max(link_ms - queue_ms, 1.0) / 1e3)
         sends.append((begin_s, sending_s, bits, sequence))
-    return _with_tails(power, sorted(sends), run.window_s)
+    sends.sort()
+    # Of the last one only what falls before another send would have come: a run's end is no reason to let the radio up.
+    last_held = bool(sends) and done[sends[-1][3]]["split"] == run.last_split
+    held = run.scenario.device.hold_windows if last_held else 0
+    return _with_tails(power, sends, (1.0 + held) * run.window_s)
 
 
 def _with_tails(
-    power: PowerModel, sends: Sequence[tuple[float, float, float, int]], window_s: float
+    power: PowerModel, sends: Sequence[tuple[float, float, float, int]], again_s: float
 ) -> dict[int, float]:
-    """(begin, length, bits, sequence) in order of time to millijoules per sequence."""
+    """(begin, length, bits, sequence) in order of time to millijoules per sequence; the next send would come `again_s` after the last."""
     energy = {}
     for place, (begin_s, sending_s, bits, sequence) in enumerate(sends):
         end_s = begin_s + sending_s
-        # Of the last one only what falls before another window would have come: a run's end is no reason to let the radio up.
-        next_s = sends[place + 1][0] if place + 1 < len(sends) else begin_s + window_s
+        next_s = sends[place + 1][0] if place + 1 < len(sends) else begin_s + again_s
         tail_s = min(power.radio_tail_s, max(0.0, next_s - end_s))
         energy[sequence] = float(
             send_mj(power.radio_j_per_byte, power.radio_active_w, bits, sending_s)
