@@ -48,20 +48,15 @@ def test_the_horizon_goes_on_with_the_policy_and_ends_with_the_world() -> None:
     assert np.isfinite(long.behind).all()
 
 
-def test_climbing_ends_at_what_paid() -> None:
-    made = worlds(
-        *(timeline(80, uncertainty=np.full(80, 0.5), rtt_ms=np.full(80, rtt)) for rtt in (5.0, 60.0))
-    )
+@pytest.mark.parametrize("best", [FEATURES, LOCAL])
+def test_climbing_ends_at_what_paid(best: int) -> None:
     learner, generator = scorer(), np.random.default_rng(0)
-    with torch.no_grad():  # one that holds embedding on the device for the best
-        learner.log_bias.fill_(-9.0)
-        learner.out.weight.zero_()
-    asked = ask(learner, made, replace(ALL, astray=0.5), generator)
-    asked.behind[:, FEATURES] -= 5.0  # and it pays less than it seems to
-    before = asked.lost(learner)
-    climb(learner, asked, replace(ALL, epochs=100, batch=8, learning_rate=0.02), generator)
-    assert before < -0.1
-    assert asked.lost(learner) > -0.01
+    met = ask(learner, certain_and_uncertain(), replace(ALL, astray=0.5), generator)
+    pays = np.where(np.arange(met.behind.shape[1]) == best, 0.0, -10.0)
+    asked = Asked(met.features, np.tile(pays, (len(met.features), 1)))
+    assert asked.lost(learner) < -0.2
+    climb(learner, asked, replace(ALL, epochs=100, batch=8, learning_rate=0.01), generator)
+    assert asked.lost(learner) == 0.0
 
 
 def test_moments_of_several_rounds_are_joined() -> None:

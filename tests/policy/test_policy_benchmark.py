@@ -38,7 +38,8 @@ def test_correlation_of_ranks() -> None:
 @pytest.fixture(scope="module")
 def table() -> dict[str, Any]:
     learners = {name: flown_by(weights) for name, weights in named([SHIPPED_POLICY]).items()}
-    return {"made": compared(make_worlds([shipped_scenarios()["wifi-idle"]], [1, 2], 60), learners, 0)}
+    made = [make_worlds([shipped_scenarios()["wifi-idle"]], seeds, 60) for seeds in ([1, 2], [1])]
+    return {"made": compared(made[0], made[1], learners, 0)}
 
 
 def test_another_policy_flies_beside_the_shipped_one_in_the_same_worlds(table: dict[str, Any]) -> None:
@@ -46,7 +47,7 @@ def test_another_policy_flies_beside_the_shipped_one_in_the_same_worlds(table: d
     assert row["leads"]["learned"]["shipped"] == {"mean": 0.0, "interval": [0.0, 0.0]}
     assert row["systems"]["learned"] == row["systems"]["shipped"]
     assert set(row["leads"]["learned"]) >= {"best_fixed", "greedy_profile", "heuristic", "oracle"}
-    assert row["systems"]["oracle"]["return"]["mean"] >= row["systems"]["learned"]["return"]["mean"]
+    assert row["leads"]["learned"]["oracle"]["mean"] <= 0.0
 
 
 def test_the_tables_have_a_row_of_returns_and_one_of_leads_for_each_policy(table: dict[str, Any]) -> None:
