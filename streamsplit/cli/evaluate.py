@@ -214,7 +214,7 @@ def _measured(
     table = Table(
         "1 - cos",
         "windows",
-        *measured.quality.paths,
+        *measured.right,
         "gain",
         "from",
         "to",
@@ -224,7 +224,7 @@ def _measured(
         padding=(0, 1),
     )
     rows = zip(
-        measured.quality.uncertainty, measured.windows, *measured.quality.paths.values(),
+        measured.quality.uncertainty, measured.windows, *measured.right.values(),
         measured.gain, measured.low, measured.high, strict=True,
     )  # fmt: skip
     for knot, windows, *shares in rows:

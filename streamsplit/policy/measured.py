@@ -6,7 +6,8 @@
     in bins of 1 - cos(lite, dense)
 
 Each path has a probe of its own, which judges the fold that it has not learned from: what a path is worth to whoever learns from the
-embeddings it stores. Windows of one clip are alike, so intervals are drawn over clips.
+embeddings it stores. Windows of one clip are alike, so intervals are drawn over clips. A difference between two paths whose interval
+holds 0 is none: a policy would send windows after it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Measured:
     """A table and how sure it is.
 
     Attributes:
-        quality: the table; its knots are the bins' mean uncertainties.
+        quality: the table; its knots are the bins' mean uncertainties, its differences those that are beyond doubt.
+        right: path -> [Q] share right as it was counted.
         windows: [Q] in each bin.
         gain: [Q] share right on the server less share right on the device.
         low, high: [Q] 95 % bootstrap interval of the gain over clips.
@@ -50,6 +52,7 @@ class Measured:
     """
 
     quality: Quality
+    right: Mapping[str, tuple[float, ...]]
     windows: tuple[int, ...]
     gain: tuple[float, ...]
     low: tuple[float, ...]
@@ -99,17 +102,34 @@ def measure_quality(
     def means(values: Array) -> tuple[float, ...]:
         return tuple(np.round(np.bincount(bins, values) / sizes, 4).tolist())
 
+    def beyond_doubt(gain: Array) -> Array:
+        low, high = _interval(gain, bins, clips.clip.numpy(), len(clips))
+        return np.where((low > 0) | (high < 0), np.bincount(bins, gain) / sizes, 0.0)
+
     gain = right[SERVER] - right[DEVICE]
     low, high = _interval(gain, bins, clips.clip.numpy(), len(clips))
+    told = {DEVICE: np.bincount(bins, right[DEVICE]) / sizes}
+    told[SERVER] = told[DEVICE] + beyond_doubt(gain)
+    for name in right.keys() - told.keys():
+        told[name] = told[SERVER] + beyond_doubt(right[name] - right[SERVER])
     quality = Quality(
         f"measured: {source}: {len(clips)} clips, {len(clips.clip)} windows, {len(clips.classes)} classes; share of single windows that a "
         f"linear probe of each path's embedding gets right, one fold of {len(set(clips.folds))} left out; splits between at {codec.value}; "
-        f"weights {version.id}",
+        f"differences between paths only where their 95 % interval over clips does not hold 0; weights {version.id}",
         True,
         tuple(np.round(np.bincount(bins, apart) / sizes, 5).tolist()),
-        {name: means(values) for name, values in right.items()} | {SKIP: (round(kept, 4),) * len(sizes)},
+        {name: tuple(np.round(np.clip(told[name], 0.0, 1.0), 4).tolist()) for name in right}
+        | {SKIP: (round(kept, 4),) * len(sizes)},
     )
-    return Measured(quality, tuple(sizes.tolist()), means(gain), low, high, silent)
+    return Measured(
+        quality,
+        {name: means(values) for name, values in right.items()},
+        tuple(sizes.tolist()),
+        means(gain),
+        tuple(low.tolist()),
+        tuple(high.tolist()),
+        silent,
+    )
 
 
 def require_paths(version: Version) -> None:
@@ -151,9 +171,7 @@ def _kept(verdict: Tensor, clips: Clips) -> tuple[float, int]:
     return (float(right[asked].double().mean()) if bool(asked.any()) else 0.0), int(silent.sum())
 
 
-def _interval(
-    gain: Array, bins: Numbers, clip: Numbers, clips: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _interval(gain: Array, bins: Numbers, clip: Numbers, clips: int) -> tuple[Array, Array]:
     """95 % of each bin's mean gain, clips drawn with replacement; the mean itself where a draw leaves a bin empty."""
     place = clip * (int(bins.max()) + 1) + bins
     shape = clips, int(bins.max()) + 1
@@ -163,5 +181,5 @@ def _interval(
     drawn = chosen @ sizes
     whole = sums.sum(axis=0) / sizes.sum(axis=0)
     means = np.where(drawn > 0, (chosen @ sums) / np.maximum(drawn, 1), whole)
-    low, high = np.percentile(means, [2.5, 97.5], axis=0).round(4).tolist()
-    return tuple(low), tuple(high)
+    low, high = np.percentile(means, [2.5, 97.5], axis=0).round(4)
+    return low, high

@@ -79,6 +79,22 @@ def test_every_split_has_its_own_figures_and_intervals_hold_the_gain(found: Meas
     assert VERSION.id in found.quality.source
 
 
+def test_a_difference_that_may_be_chance_is_none() -> None:
+    clips = clips_of()
+    generator = torch.Generator().manual_seed(2)
+    noise = {name: torch.randn(len(clips.clip), DIM, generator=generator) for name in ("lite", "dense")}
+    found = measure_quality(
+        VERSION, {name: F.normalize(values, dim=1) for name, values in noise.items()}, clips, "made"
+    )
+    assert max(map(abs, found.gain)) > 0.02
+    doubtful = [low <= 0 <= high for low, high in zip(found.low, found.high, strict=True)]
+    assert any(doubtful)
+    for doubt, device, server in zip(
+        doubtful, found.quality.paths["device"], found.quality.paths["server"], strict=True
+    ):
+        assert (device == server) is doubt
+
+
 def test_the_table_can_be_kept(found: Measured, tmp_path: Any) -> None:
     found.quality.save(tmp_path / "q.json")
     assert load_quality(tmp_path / "q.json").at(4, 4, 0.1) == found.quality.at(4, 4, 0.1)
