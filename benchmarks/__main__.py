@@ -91,6 +91,9 @@ def main(
             "--policy", help="policy: another than the shipped one, beside it; may be given several times"
         ),
     ] = None,
+    quality: Annotated[
+        Path | None, typer.Option(help="policy: a table of `eval --quality` for compact, not the assumed one")
+    ] = None,
     journals: Annotated[
         list[Path] | None,
         typer.Option(
@@ -125,7 +128,7 @@ def main(
                 more = {"data": data}
             elif name == "policy":
                 more = {"traces": traces, "policies": policy_files or ()}
-                more |= {"only": systems or (), "journals": journals or ()}
+                more |= {"only": systems or (), "journals": journals or (), "quality": quality}
             figures = BENCHMARKS[name](folder, seed, quick, **more)
         except StreamSplitError as error:
             console.print(Text(f"{name}: {error}", style="red"))

@@ -29,7 +29,8 @@ from streamsplit.policy.evaluate import Blinded, Myopic, Result, fly, fly_fixed,
 from streamsplit.policy.learned import SHIPPED_POLICY, LearnedPolicy, Weights, load_weights
 from streamsplit.policy.linucb import LinUcb
 from streamsplit.policy.published import PublishedTask
-from streamsplit.policy.scenarios import make_worlds, shipped_scenarios
+from streamsplit.policy.quality import assumed_quality, load_quality
+from streamsplit.policy.scenarios import make_worlds, shipped_scenarios, under
 from streamsplit.policy.worlds import Device, Worlds
 
 WINDOWS = 600
@@ -53,6 +54,7 @@ def run(
     policies: Sequence[Path] = (),
     only: Sequence[str] = (),
     journals: Sequence[Path] = (),
+    quality: Path | None = None,
 ) -> dict[str, Any]:
     """All shipped scenarios, and those with the traces below `traces`.
 
@@ -64,25 +66,29 @@ def run(
         policies: others than the shipped one, which then stands beside them; the first is `learned`.
         only: names of shipped scenarios; all unless told.
         journals: of devices, for real uncertainty.
+        quality: a table for `compact` instead of the assumed one of made worlds.
     """
     worlds, windows = (6, 240) if quick else (64, WINDOWS)
     seeds = range(FIRST_SEED + 1000 * seed, FIRST_SEED + 1000 * seed + worlds)
     weights = named(policies)
     learners = {name: flown_by(own) for name, own in weights.items()}
     heard = hear(journals)
-    chosen = [name for name in shipped_scenarios() if not only or name in only]
+    qualities = assumed_quality("compact") if quality is None else load_quality(quality)
+    scenarios = {name: under(scenario, qualities) for name, scenario in shipped_scenarios().items()}
+    chosen = [name for name in scenarios if not only or name in only]
     few = seeds[:ORACLES]
     table = {}
     for name in chosen:
-        scenario = [shipped_scenarios()[name]]
+        scenario = [scenarios[name]]
         drawn, first = make_worlds(scenario, seeds, windows), make_worlds(scenario, few, windows)
         table[name] = compared(drawn, first, learners, seed)
     if traces is not None:
-        flown, planned = (traced(traces, own, windows) for own in (seeds, few))
+        flown, planned = (traced(traces, scenarios, own, windows) for own in (seeds, few))
         table |= {name: compared(flown[name], planned[name], learners, seed) for name in flown}
     signals = {
         name: {
-            scenario: journeys(scenario, own, seeds, windows, learners[LEARNED], seed) for scenario in chosen
+            scenario: journeys(scenarios[scenario], own, seeds, windows, learners[LEARNED], seed)
+            for scenario in chosen
         }
         for name, own in heard.items()
     }
@@ -91,6 +97,7 @@ def run(
         "windows": windows,
         "worlds": worlds,
         "seeds": [seeds.start, seeds.stop],
+        "quality": qualities.source,
         "policies": {name: own.note for name, own in weights.items()},
         "scenarios": table,
         "wins": {name: wins(table, name) for name in learners},

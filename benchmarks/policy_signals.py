@@ -19,13 +19,19 @@ from benchmarks.policy_worlds import interval, sounding
 from streamsplit.policy.decide import Decider
 from streamsplit.policy.evaluate import Blinded, fly, fly_fixed
 from streamsplit.policy.heard import Heard
+from streamsplit.policy.scenarios import Scenario
 from streamsplit.policy.worlds import Device
 
 TOLD = ("disagreement", "constant", "entropy", "calibrated")
 
 
 def journeys(
-    scenario: str, heard: Heard, seeds: range, windows: int, learned: Callable[[Device], Decider], seed: int
+    scenario: Scenario,
+    heard: Heard,
+    seeds: range,
+    windows: int,
+    learned: Callable[[Device], Decider],
+    seed: int,
 ) -> dict[str, Any]:
     """One scenario under one sound: returns by signal, what every other signal costs, and how well each tells the truth."""
     worlds = sounding(scenario, heard, seeds, windows, "disagreement")

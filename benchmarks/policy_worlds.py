@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from streamsplit.errors import ConfigError
 from streamsplit.lab.traces import Trace
 from streamsplit.policy.cost import Goals
 from streamsplit.policy.heard import Heard, Signal
-from streamsplit.policy.scenarios import shipped_scenarios
+from streamsplit.policy.scenarios import Scenario
 from streamsplit.policy.worlds import Worlds, stack
 
 BASES = {"LTE": "lte", "EVDO": "evdo-loaded", "UMTS": "umts", "norway": "commute"}
@@ -25,7 +25,7 @@ BASES = {"LTE": "lte", "EVDO": "evdo-loaded", "UMTS": "umts", "norway": "commute
 Returns = npt.NDArray[np.float64]
 
 
-def traced(folder: Path, seeds: range, windows: int) -> dict[str, Worlds]:
+def traced(folder: Path, scenarios: Mapping[str, Scenario], seeds: range, windows: int) -> dict[str, Worlds]:
     """Worlds whose link is a real trace from a random place on; all else is made as in the scenario it goes with."""
     files = sorted([*folder.rglob("*.up"), *folder.rglob("norway*")])
     files = [path for path in files if path.is_file()]
@@ -41,7 +41,7 @@ def traced(folder: Path, seeds: range, windows: int) -> dict[str, Worlds]:
         read = [Trace.read(path) for path in paths]
         pairs = []
         for index, seed in enumerate(seeds):
-            device, timeline = shipped_scenarios()[base].world(seed, windows)
+            device, timeline = scenarios[base].world(seed, windows)
             rates = binned(read[index % len(read)], device.profile.window_s, windows, seed)
             pairs.append((device, replace(timeline, uplink_bps=rates)))
         made[f"trace {name}"] = stack(
@@ -68,11 +68,11 @@ def hear(journals: Sequence[Path]) -> dict[str, Heard]:
     return {path.parent.name: Heard.of(read(path)) for path in journals}
 
 
-def sounding(scenario: str, heard: Heard, seeds: range, windows: int, signal: Signal) -> Worlds:
-    """A shipped scenario's worlds under a journal's sound, from a random place on; the same for every signal."""
+def sounding(scenario: Scenario, heard: Heard, seeds: range, windows: int, signal: Signal) -> Worlds:
+    """A scenario's worlds under a journal's sound, from a random place on; the same for every signal."""
     devices, timelines = [], []
     for seed in seeds:
-        device, timeline = shipped_scenarios()[scenario].world(seed, windows)
+        device, timeline = scenario.world(seed, windows)
         start = int(np.random.default_rng([seed, 7]).integers(len(heard)))
         devices.append(device)
         timelines.append(heard.under(timeline, start, signal))

@@ -126,6 +126,13 @@ def load_quality(path: Path) -> Quality:
         raise ConfigError(f"quality {path}: {what}") from error
 
 
+def assumed_quality(encoder: str) -> Quality:
+    """The table of made worlds: what `compact` was hoped to be worth, so that there is something to decide; others are flat."""
+    return (
+        load_quality(SHIPPED / "quality-assumed.json") if encoder == "compact" else shipped_quality(encoder)
+    )
+
+
 def shipped_quality(encoder: str) -> Quality:
     """The table that comes with the project; encoders without one have one set of weights, hence one quality."""
     path = SHIPPED / f"quality-{encoder}.json"

@@ -20,7 +20,7 @@ from streamsplit.policy.cost import Goals
 from streamsplit.policy.observation import AUDIO_SPLIT, SKIP_SPLIT, Option
 from streamsplit.policy.power import PI4_3G, PI4_LTE, PI4_WIFI, PowerModel
 from streamsplit.policy.profile import Profile, Timing, load_profile
-from streamsplit.policy.quality import SHIPPED, Quality, shipped_quality
+from streamsplit.policy.quality import SHIPPED, Quality, assumed_quality
 from streamsplit.policy.worlds import Array, Device, Flags, Timeline, Worlds, stack
 
 PI_FACTOR = 10.0
@@ -168,6 +168,17 @@ class Scenario:
         )
 
 
+def under(scenario: Scenario, quality: Quality, encoder: str = "compact") -> Scenario:
+    """The scenario with another table for devices of this encoder: the same worlds else."""
+
+    def made(generator: np.random.Generator) -> Device:
+        device = scenario.device(generator)
+        mine = device.profile.version.rpartition("-")[0] == encoder
+        return replace(device, quality=quality) if mine else device
+
+    return replace(scenario, device=made)
+
+
 def make_worlds(
     scenarios: Sequence[Scenario], seeds: Sequence[int], windows: int, goals: Goals | None = None
 ) -> Worlds:
@@ -228,7 +239,7 @@ def made_device(
         name,
         profile,
         options_of(profile, audio, skip),
-        quality or shipped_quality(encoder),
+        quality or assumed_quality(encoder),
         **properties,  # type: ignore[arg-type]
     )
 

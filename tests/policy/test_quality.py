@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from streamsplit.errors import ConfigError
-from streamsplit.policy.quality import Quality, flat, load_quality, shipped_quality
+from streamsplit.policy.quality import Quality, assumed_quality, flat, load_quality, shipped_quality
+from streamsplit.policy.scenarios import shipped_scenarios, under
 from streamsplit.policy.worlds import QUALITY_KNOTS, curve_at
 from tests.policy.worlds import QUALITY
 
@@ -64,6 +65,16 @@ def test_no_file_and_no_json_are_named(tmp_path: Path) -> None:
     (tmp_path / "q.json").write_text("{")
     with pytest.raises(ConfigError, match="expected JSON"):
         load_quality(tmp_path / "q.json")
+
+
+def test_made_worlds_keep_their_assumed_table_and_take_another_when_told() -> None:
+    assert not assumed_quality("compact").measured
+    lte, cola = (shipped_scenarios()[name] for name in ("lte", "cola-loaded"))
+    changed, same = under(lte, QUALITY).world(3, 20), lte.world(3, 20)
+    assert same[0].quality == assumed_quality("compact")
+    assert changed[0].quality == QUALITY
+    assert (changed[1].uplink_bps == same[1].uplink_bps).all()
+    assert under(cola, QUALITY).world(3, 20)[0].quality == cola.world(3, 20)[0].quality
 
 
 def test_the_shipped_table_says_what_it_is_and_others_are_flat() -> None:
