@@ -235,7 +235,7 @@ def decision_us(learned: Make) -> dict[str, float]:
     simulator, pilot = Simulator(worlds, np.zeros(1, np.int64)), Pilot(Heuristic())
     slots = {option.split: slot for slot, option in enumerate(options)}
     for _ in range(400):
-        observation = simulator.observation(simulator.seen(), 0)
+        observation = simulator.seen().observation(0)
         asked.append((observation, mask(options, observation, device.profile.last_split)))
         simulator.apply(np.array([slots[pilot.choose(observation, options).split]]))
     took = np.empty((ROUNDS, len(asked)))

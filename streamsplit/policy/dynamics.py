@@ -19,16 +19,16 @@ Shapes: B rows (simulated devices), each in one of the worlds; N option slots.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, auto
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from streamsplit.policy.cost import MOST_LOAD, message_bits, send_mj, stretch
-from streamsplit.policy.observation import SILENCE_DBFS, Observation
+from streamsplit.policy.observation import SILENCE_DBFS
 from streamsplit.policy.passage import Traces
+from streamsplit.policy.seen import Outcome, Seen
 from streamsplit.policy.worlds import Array, Flags, Worlds, curve_at
 
 HOT_C: Final = 80.0
@@ -72,50 +72,6 @@ class _At(IntEnum):
     RATE_S = auto()
     SPLIT = auto()  # last choice; NaN: none
     ANSWERS_S = auto()  # first of `IN_FLIGHT` rows
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """What one window came to, [B] each; zeros where a row was not active.
-
-    Attributes:
-        reward: alpha A - beta Lat / T_max - eta E / E_budget.
-        quality: A; 0 if the window was lost.
-        latency_ms: as `cost.Latency.total`, the wait for the processor included.
-        energy_mj: beyond idle.
-        uplink_bytes: sent, messages' own bytes included.
-        lost: the processor's queue was full.
-    """
-
-    reward: Array
-    quality: Array
-    latency_ms: Array
-    energy_mj: Array
-    uplink_bytes: Array
-    lost: Array
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """What the devices observe: [B] each, or numbers of one device; NaN: not known. Fields as in `Observation`.
-
-    `cpu` and `battery` are shares, `throttled` and `available` 0 or 1, `split` the last one.
-    """
-
-    cpu: Any
-    throttled: Any
-    temperature_c: Any
-    battery: Any
-    uplink_bps: Any
-    rtt_ms: Any
-    backlog_windows: Any
-    backlog_bytes: Any
-    uncertainty: Any
-    level_dbfs: Any
-    available: Any
-    split: Any
-    lag_s: Any
-    since_send_s: Any
 
 
 class Simulator:
@@ -301,28 +257,6 @@ class Simulator:
         self._state = np.where(active, new, old)
         return Outcome(*(np.where(active, values, 0.0) for values in outcome))
 
-    def observation(self, seen: Seen, row: int) -> Observation:
-        """One row's observation, as a decider on a device gets it."""
-        mains = bool(np.isnan(seen.battery[row]))
-        return Observation(
-            cpu_percent=float(100.0 * seen.cpu[row]),
-            memory_percent=0.0,
-            level_dbfs=float(seen.level_dbfs[row]),
-            server_available=bool(seen.available[row]),
-            backlog_windows=int(seen.backlog_windows[row]),
-            backlog_bytes=int(seen.backlog_bytes[row]),
-            temperature_c=_known(seen.temperature_c[row]),
-            throttled=bool(seen.throttled[row]),
-            battery_percent=None if mains else float(100.0 * seen.battery[row]),
-            on_mains=mains,
-            uplink_bps=_known(seen.uplink_bps[row]),
-            rtt_ms=_known(seen.rtt_ms[row]),
-            uncertainty=_known(seen.uncertainty[row]),
-            last_split=None if np.isnan(seen.split[row]) else int(seen.split[row]),
-            lag_s=_known(seen.lag_s[row]),
-            since_send_s=_known(seen.since_send_s[row]),
-        )
-
     def signature(self) -> Array:
         """[S, B] the state in coarse steps: rows with equal columns will fare nearly alike."""
         state, hop_s = self._state, self._figures["hop_s"]
@@ -442,7 +376,3 @@ class Simulator:
         self, rows: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], uncertainty: Array
     ) -> Array:
         return curve_at(self._figures["quality"][rows, slots], uncertainty)
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

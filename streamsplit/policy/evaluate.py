@@ -77,7 +77,7 @@ def fly(decider: MakeDecider, worlds: Worlds) -> Result:
     for window in range(worlds.windows):
         seen, flown[window] = simulator.seen(), ~simulator.empty
         for row in np.flatnonzero(flown[window]).tolist():
-            observation = simulator.observation(seen, row)
+            observation = seen.observation(row)
             choice = pilots[row].choose(observation, options[row])
             slots[window, row] = slot_of[row][choice.split]
             lesson = lessons[row]

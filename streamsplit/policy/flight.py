@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamsplit.policy.dynamics import Seen, Simulator
+from streamsplit.policy.dynamics import Simulator
 from streamsplit.policy.layout import ARRAYS, MOMENT, PER_OPTION, describe
+from streamsplit.policy.seen import Seen
 from streamsplit.policy.worlds import MOST_OPTIONS, Array, Flags
 
 EVERY: Final = 10

@@ -26,10 +26,10 @@ from streamsplit.policy.cost import (
     send_mj,
     stretch,
 )
-from streamsplit.policy.dynamics import Seen
 from streamsplit.policy.observation import Observation, Option
 from streamsplit.policy.profile import Profile
 from streamsplit.policy.quality import Quality
+from streamsplit.policy.seen import Seen
 from streamsplit.policy.worlds import QUALITY_KNOTS, option_figures, profile_figures
 
 LAYOUT: Final = "streamsplit-policy-features-1"

@@ -38,7 +38,7 @@ def test_on_a_steady_day_latency_is_what_the_cost_model_predicts(slot: int) -> N
     made = simulator(timeline(load=np.full(40, 0.5)))
     for _ in range(3):
         made.apply(slots(slot))
-    observation = made.observation(made.seen(), 0)
+    observation = made.seen().observation(0)
     predicted = predict_latency_ms(PROFILE, DEVICE.ordered()[slot], replace(observation, uplink_bps=1e6))
     assert made.apply(slots(slot)).latency_ms[0] == pytest.approx(predicted.total, rel=1e-6)
 
@@ -49,7 +49,7 @@ def test_on_a_steady_day_energy_is_what_the_cost_model_predicts(slot: int) -> No
     option = DEVICE.ordered()[slot]
     for _ in range(3):
         done = made.apply(slots(slot))
-    observation = replace(made.observation(made.seen(), 0), uplink_bps=1e6)
+    observation = replace(made.seen().observation(0), uplink_bps=1e6)
     assert done.energy_mj[0] == pytest.approx(predict_energy_mj(PROFILE, option, observation).total, rel=1e-6)
     assert done.uplink_bytes[0] == option.payload_bytes + MESSAGE_BYTES
 
@@ -208,7 +208,7 @@ def test_possible_slots_are_those_the_mask_leaves(seed: int) -> None:
         for row, device in enumerate(drawn.devices):
             left = mask(
                 device.ordered(),
-                made.observation(seen, row),
+                seen.observation(row),
                 device.profile.last_split,
                 device.profile.window_s,
             )

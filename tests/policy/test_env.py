@@ -76,7 +76,7 @@ def test_a_leg_lasts_as_long_as_the_pilots_decision() -> None:
     asked = []
     for window in range(60):
         before = pilot.decisions
-        choice = pilot.choose(single.observation(single.seen(), 0), DEVICE.ordered())
+        choice = pilot.choose(single.seen().observation(0), DEVICE.ordered())
         if pilot.decisions > before:
             asked.append(window)
         single.apply(slots(choice.split))

@@ -71,7 +71,7 @@ def test_a_device_sees_and_decides_what_training_saw_and_decided(goals: Goals) -
         with torch.no_grad():
             scores = trained.forward_actor(torch.from_numpy(features)).numpy()
         for row, device in enumerate(worlds.devices):
-            options, observation = device.ordered(), flight.simulator.observation(flight.seen, row)
+            options, observation = device.ordered(), flight.seen.observation(row)
             live = (device.hold_windows, device.predicts)
             describer = Describer(device.profile, device.quality, goals, *live)
             moment, described = describer.describe(observation, options)
