@@ -83,20 +83,18 @@ def settle_norms(encoder: SplitEncoder, activation: Tensor, split: int = 0) -> N
         activation: windows at boundary `split`; log-mel at 0.
         split: batch norms of the blocks before it stay as they are.
     """
-    before = {id(module) for block in encoder.blocks[:split] for module in block.modules()}
-    norms = [
-        module
-        for module in encoder.modules()
-        if isinstance(module, nn.BatchNorm2d) and id(module) not in before
-    ]
+    settled = encoder.learning_from(split)
+    norms = [module for part in settled for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
-    encoder.train()
+    encoder.eval()
+    for part in settled:
+        part.train()
     with one_thread(), torch.no_grad():
-        for part in torch.split(activation, CHUNK):
-            encoder.embeddings(part, split)
+        for windows in torch.split(activation, CHUNK):
+            encoder.embeddings(windows, split)
     encoder.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -29,7 +29,8 @@ class SplitEncoder(nn.Module):
     """Log-mel [B, 1, F, T] to embedding [B, D] on the unit sphere, in blocks.
 
     Subclasses fill `blocks` with `set_blocks`; the last block ends in the unit-norm embedding. An encoder with more than one way
-    from a boundary to the embedding (`compact`) overrides `tail`, `path`, `paths`, `embeddings` and `pooled`.
+    from a boundary to the embedding (`compact`) overrides `tail`, `path`, `paths`, `embeddings`,
+    `learning_from` and `pooled`.
 
     Attributes:
         name: registry name.
@@ -93,6 +94,11 @@ class SplitEncoder(nn.Module):
     def embeddings(self, activation: Tensor, split: int = 0) -> dict[str, Tensor]:
         """Every path's embedding [B, D] from boundary `split` (before L) on, what they share computed once: for training."""
         return {FULL: self.tail(activation, split)}
+
+    def learning_from(self, split: int) -> list[nn.Module]:
+        """The parts that may change where training begins at boundary `split`: what `embeddings` runs from there, and nobody before it."""
+        self._check(split)
+        return list(self.blocks[split:])
 
     def pooled(self, mel: Tensor, path: str) -> Tensor:
         """The pooled features before the embedding head, [B, P]: what probes read. P depends on the path."""

@@ -138,8 +138,9 @@ class Refiner:
         self.encoder = encoder.to(self.device)
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._ranges_of = ranges_of
-        for block in encoder.blocks[:frozen]:
-            block.requires_grad_(False)
+        encoder.requires_grad_(False)
+        for part in encoder.learning_from(frozen):
+            part.requires_grad_(True)
         self.optimiser = self._fresh_optimiser()
         self.mean = _copies(self.parameters)
         self.averaged = 0
@@ -327,9 +328,9 @@ class Refiner:
         return [(name, value) for name, value in self.encoder.named_parameters() if value.requires_grad]
 
     def _set_modes(self) -> None:
-        self.encoder.train()
-        for block in self.encoder.blocks[: self.frozen]:
-            block.eval()
+        self.encoder.eval()
+        for part in self.encoder.learning_from(self.frozen):
+            part.train()
 
     def _at_boundary(
         self,

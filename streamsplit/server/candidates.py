@@ -77,9 +77,10 @@ def make_candidate(
 def embeddings(
     version: Version, windows: Sequence[BufferedWindow], ranges_of: Callable[[str, int], Ranges]
 ) -> dict[str, Tensor]:
-    """Every path's embeddings of windows, in their order: path -> [n, D]."""
+    """Embeddings of windows, in their order, by every path that all of them can take: path -> [n, D]."""
     encoder = version.encoder
     made = {path: torch.zeros(len(windows), encoder.embedding_dim) for path in encoder.paths}
+    embedded = dict.fromkeys(encoder.paths, 0)
     for (packed_by, split, _), places in by_kind(windows).items():
         for begin in range(0, len(places), CHUNK):
             part = places[begin : begin + CHUNK]
@@ -87,7 +88,8 @@ def embeddings(
             activation = unpacked([windows[place] for place in part], spec, ranges_of(packed_by, split))
             for path, z in encoder.embeddings(activation, split).items():
                 made[path][part] = z
-    return made
+                embedded[path] += len(part)
+    return {path: z for path, z in made.items() if embedded[path] == len(windows)}
 
 
 def remembered(

@@ -60,7 +60,8 @@ def test_named_weights_stand_beside_floors_with_every_figure(sounds: Path, tmp_p
     assert list(summary["systems"]) == ["mine", "untrained:4", "random", "floor"]
     mine = summary["systems"]["mine"]["representations"]
     assert set(mine) == {
-        "dense", "dense pooled", "lite", "lite pooled", "dense + mel statistics", "lite + mel statistics",
+        "dense", "dense pooled", "squeezed", "squeezed pooled", "lite", "lite pooled",
+        "dense + mel statistics", "squeezed + mel statistics", "lite + mel statistics",
     }  # fmt: skip
     for figures in mine.values():
         assert figures.keys() == FIGURES.keys()

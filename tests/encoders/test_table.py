@@ -31,7 +31,7 @@ def table(compact: Version) -> EncoderTable:
 def test_every_split_has_its_row(table: EncoderTable, compact: Version) -> None:
     assert [row.split for row in table.splits] == [0, 1, 2, 3, 4]
     assert [row.name for row in table.splits] == ["features", "b0", "b1", "b2", "lite"]
-    assert [row.path for row in table.splits] == ["dense"] * 4 + ["lite"]
+    assert [row.path for row in table.splits] == ["dense"] * 3 + ["squeezed", "lite"]
     assert (table.name, table.version, table.trained) == ("compact", compact.id, False)
     for row in table.splits[:4]:
         spec = compact.encoder.activation_spec(row.split)
@@ -46,9 +46,11 @@ def test_multiply_accumulates_are_those_of_the_layers(table: EncoderTable) -> No
     assert table.splits[1].head_macs == b0
     assert table.splits[0].head_macs == table.splits[4].tail_macs == 0
     whole = table.splits[0].tail_macs
-    assert all(row.head_macs + row.tail_macs == whole for row in table.splits[:4])
-    assert 20e6 < table.splits[3].tail_macs < 25e6
-    lite = 128 * 16 * 9 * 4 * 6 + 256 * 128 * 9 * 2 * 6 + 512 * 128
+    assert all(row.head_macs + row.tail_macs == whole for row in table.splits[:3])
+    trunk = 256 * 128 * 9 * 4 * 6 + 256 * 256 * 9 * 4 * 6 + 256 * 128 * 4 * 6 + 512 * 128
+    door = 128 * 16 * 9 * 8 * 12
+    assert table.splits[2].tail_macs == table.splits[3].tail_macs == door + trunk
+    lite = 128 * 16 * 9 * 2 * 6 + 256 * 128
     assert table.splits[4].head_macs == table.splits[3].head_macs + lite
 
 

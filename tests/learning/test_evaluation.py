@@ -124,7 +124,7 @@ def test_an_encoder_is_judged_by_every_path_embedded_and_pooled() -> None:
     done: list[tuple[int, int]] = []
     represented = represent(encoder, clips, lambda *at: done.append(at))
     assert {name: z.shape[1] for name, z in represented.items()} == {
-        "dense": 128, "dense pooled": 480, "lite": 128, "lite pooled": 512,
+        "dense": 128, "dense pooled": 512, "squeezed": 128, "squeezed pooled": 512, "lite": 128, "lite pooled": 256,
     }  # fmt: skip
     assert done[-1] == (len(clips.clip), len(clips.clip))
     with torch.no_grad():

@@ -117,7 +117,9 @@ def test_a_finished_training_is_a_version_that_the_file_gives_back(pool: WindowP
     figures = summary(trainer, trained, 1.0)
     assert figures["windows"] == len(pool)
     assert figures["steps"] == 8
-    assert set(figures["loss"]) == {"dense-dense", "dense-lite", "lite-lite", "total"}
+    assert set(figures["loss"]) == {
+        "dense-dense", "dense-lite", "dense-squeezed", "lite-lite", "lite-squeezed", "squeezed-squeezed", "total",
+    }  # fmt: skip
     assert figures["knn_recordings"] == 48
     assert -1.0 <= figures["agreement"] <= 1.0
 

@@ -68,24 +68,37 @@ def test_from_features_the_gradient_reaches_the_front_and_both_tails(
 ) -> None:
     subject = refiner(compact)
     terms = subject.step(lesson(features))
-    assert reached(subject.encoder) == {"blocks.0", "blocks.1", "blocks.2", "blocks.3", "dense"}
-    assert {"dense-dense", "dense-lite", "lite-lite", "task", "spread", "smoothness", "total"} <= terms.keys()
+    assert reached(subject.encoder) == {
+        "blocks.0", "blocks.1", "blocks.2", "blocks.3", "widened", "unsqueezed", "dense",
+    }  # fmt: skip
+    assert {
+        "dense-dense",
+        "dense-lite",
+        "dense-squeezed",
+        "lite-lite",
+        "task",
+        "spread",
+        "smoothness",
+        "total",
+    } <= terms.keys()
     assert terms["total"] == pytest.approx(
         terms["task"] + 0.1 * terms["spread"] + 0.01 * terms["smoothness"], rel=1e-5
     )
 
 
-def test_from_activations_it_reaches_both_tails_and_the_front_stays_to_the_bit(
+def test_from_b2_it_reaches_the_lite_tail_and_the_door_and_all_else_stays_to_the_bit(
     compact: Version, activations: list[BufferedWindow], features: list[BufferedWindow]
 ) -> None:
     subject = refiner(compact, frozen=3)
     before = {name: tensor.clone() for name, tensor in subject.encoder.state_dict().items()}
     mixed = lesson(activations)
     subject.step(replace(mixed, pairs=[*mixed.pairs[:4], *lesson(features).pairs[4:]]))
-    assert reached(subject.encoder) == {"blocks.3", "dense"}
+    assert reached(subject.encoder) == {"blocks.3", "unsqueezed"}
     moved = changed(before, subject.encoder.state_dict())
     assert moved
-    assert not [name for name in moved if name.startswith(("blocks.0", "blocks.1", "blocks.2"))]
+    assert not [
+        name for name in moved if name.startswith(("blocks.0", "blocks.1", "blocks.2", "dense", "widened"))
+    ]
 
 
 @pytest.mark.parametrize("term", ["spread_weight", "smoothness_weight"])
