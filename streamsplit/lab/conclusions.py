@@ -173,9 +173,7 @@ def _system(
     found = figures(runs, window_s, totals["downlink_bytes"], totals["client_cpu_s"])
     notes = sorted({fact["note"] for fact in facts if fact.get("note")})
     if known is not None and known.split is not None and (elsewhere := _elsewhere(found, known.split)):
-        notes.append(
-            f"{elsewhere:.0%} of windows on the device: no server, or a link that could not take them"
-        )
+        notes.append(f"{elsewhere:.0%} of windows on the device instead")
     disturbed = [fact["disturbed"] for fact in facts if fact.get("disturbed") is not None]
     return {
         "label": label_of(name),
