@@ -5,7 +5,7 @@
 
 Payloads are features (split 0) or activations at a boundary up to `frozen`, the number of blocks that do not move: what came from
 behind a moving block would have to be made again, and nobody has its sound any more. With `frozen` = 0 everything learns, from
-features alone; with `frozen` = L - 1 the last blocks learn (both tails of `compact`), from features and activations.
+features alone; with `frozen` = L - 1 what follows the last boundary learns (`SplitEncoder.learning_from`), from features and activations.
 
 Everything random in step n follows from (seed, n) and the process' rank, so training goes on to the same bits after a kill, given the
 same windows. In several processes (`across`) each embeds its part of the batch, and all compute the loss of the whole.
