@@ -35,7 +35,7 @@ from streamsplit.learning.clips import Clips
 from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.edge_settings import EdgeSettings
 from streamsplit.learning.evaluation import CHUNK, judge, spread_over
-from streamsplit.learning.objectives import OBJECTIVES, ObjectiveSettings
+from streamsplit.learning.objectives import ObjectiveSettings
 from streamsplit.learning.pool import WindowPool, gather
 from streamsplit.learning.pretrain import CALIBRATION_WINDOWS, Trainer, TrainSettings
 from streamsplit.learning.probe import require_sklearn
@@ -78,17 +78,20 @@ class System:
         return f"{self.objective}{'+kept' if self.kept_share else ''}-{self.batch}-{self.order}"
 
 
+ORDERS = "shuffled", "sorted", "composed", BLOCKED
+KEPT = 0.5
+"""As shipped."""
 PLAN: tuple[System, ...] = (
     System(LARGE, ACCUMULATED),
-    *(System(name, 8) for name in OBJECTIVES),
-    *(System(name, 2) for name in ("reservoir", "cached", "in-batch", "transport", "published")),
-    *(System(name, 1) for name in ("cached", "transport", "published")),
-    *(System("reservoir", 8, order, 0.5) for order in ("shuffled", "sorted", "composed", BLOCKED)),
-    *(
-        System(name, 8, order)
-        for order in ("sorted", "composed", BLOCKED)
-        for name in ("reservoir", "in-batch", "transport+reservoir", "published")
-    ),
+    *(System("reservoir", 8, order, KEPT) for order in ORDERS),
+    *(System(name, 8, order) for order in ORDERS for name in ("in-batch", "published")),
+    *(System("transport+reservoir", 8, order, KEPT) for order in ORDERS),
+    *(System(name, 8, kept_share=KEPT) for name in ("cached", "transport", "expected")),
+    *(System("reservoir", 8, order) for order in ("shuffled", BLOCKED)),
+    *(System(name, 2, kept_share=KEPT) for name in ("reservoir", "cached", "transport")),
+    *(System(name, 1, kept_share=KEPT) for name in ("cached", "transport")),
+    *(System(name, 2) for name in ("in-batch", "published")),
+    System("published", 1),
 )
 
 
