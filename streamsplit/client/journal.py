@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from streamsplit.errors import ConfigError, StorageError
 
@@ -151,6 +151,34 @@ class JournalReader:
             return  # rotated away while reading
         except OSError as error:
             raise StorageError(f"{file}: cannot read the journal: {error.strerror}") from error
+
+
+class JournalFollower:
+    """Reads a journal while another process writes it, from its beginning and without its rotations.
+
+    It stays with the file it opened: a replay that has ended puts its journal in order, as another file with the same records.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._file: BinaryIO | None = None
+        self._begun = b""
+
+    def new(self) -> list[dict[str, Any]]:
+        """The whole records that were written since the last call; none while there is no file."""
+        if self._file is None:
+            try:
+                self._file = self.path.open("rb")
+            except FileNotFoundError:
+                return []
+        *lines, self._begun = (self._begun + self._file.read()).split(b"\n")
+        return [record for line in lines if (record := _parse(line)) is not None]
+
+    def close(self) -> None:
+        """Lets the file go. A second call does nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,8 @@ import json
 import shutil
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from rich.console import Console
 
 from streamsplit.audio.synth import Soundscape, SoundscapeSettings
 from streamsplit.client.app import until_signalled
+from streamsplit.client.journal import JournalFollower
 from streamsplit.errors import StreamSplitError
 from streamsplit.lab.links import LinkProxy, LinkSettings
 from streamsplit.lab.plots import require_matplotlib, timeline_png
@@ -211,24 +213,26 @@ class _Watch:
         self.records: list[dict[str, Any]] = []
         self.rates: list[tuple[float, float]] = []
         self.known = _Known(store_path, soundscape)
-        self._journal = settings.out / "client" / "journal.jsonl"
-        self._journal.unlink(missing_ok=True)
-        self._offset = 0
+        journal = settings.out / "client" / "journal.jsonl"
+        journal.unlink(missing_ok=True)
+        self._journal = JournalFollower(journal)
         self._link = link
         self._view = LiveView(
             f"StreamSplit demo: made soundscape at {SPEED:g}x real time, made link",
             round(settings.seconds / WINDOW_S),
         )
 
-    def show(self, console: Console) -> AbstractContextManager[object]:
+    @contextmanager
+    def show(self, console: Console) -> Iterator[None]:
         """The live view for as long as the context is open."""
-        return self._view.live(console)
+        with closing(self._journal), self._view.live(console):
+            yield
 
     def look(self) -> None:
         """Reads what is new and redraws."""
         stats = self._link.stats
         self.rates.append((time.time() * 1e3, stats.rate_up_bps))
-        new = self._new_records()
+        new = self._journal.new()
         for record in new:
             self.records.append(record)
             self._view.update(record)
@@ -238,17 +242,6 @@ class _Watch:
             server_up=stats.open_connections > 0,
             **({"nearest": nearest} if nearest else {}),
         )
-
-    def _new_records(self) -> list[dict[str, Any]]:
-        try:
-            with self._journal.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines() if line.strip()]
 
 
 def _nearest_agreement(embeddings: Array, labels: list[str]) -> float | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streamsplit.client.journal import Journal, JournalReader, read
+from streamsplit.client.journal import Journal, JournalFollower, JournalReader, read
 from streamsplit.errors import ConfigError, StorageError
 from tests.disks import fill, make_read_only, small_disk
 
@@ -22,6 +22,28 @@ def path(tmp_path: Path) -> Path:
 
 def numbered(path: Path) -> list[int]:
     return [record["n"] for record in read(path)]
+
+
+def test_a_follower_reads_to_the_end_what_is_put_in_order_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    follower = JournalFollower(path)
+    assert follower.new() == []
+    with Journal(path) as journal:
+        journal.write({"sequence": 2, "long": "x" * 50})
+        assert [record["sequence"] for record in follower.new()] == [2]
+        with path.open("ab") as torn:
+            torn.write(b'{"sequence"')
+        assert follower.new() == []
+        with path.open("ab") as torn:
+            torn.write(b": 0}\n")
+        journal.write({"sequence": 1})
+    ordered = tmp_path / "ordered"
+    ordered.write_text('{"sequence": 0}\n{"sequence": 1}\n{"sequence": 2}\n')
+    ordered.replace(path)
+    assert [record["sequence"] for record in follower.new()] == [0, 1]
+    assert follower.new() == []
+    follower.close()
+    follower.close()
 
 
 def test_records_come_back_in_order_and_as_they_were(path: Path) -> None:
