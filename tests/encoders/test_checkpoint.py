@@ -200,8 +200,8 @@ def rename(said: Said, tensors: dict[str, Tensor]) -> None:
     [
         (drop_one, r"tensor dense\.project\.weight is missing \(1 in all\)"),
         (add_one, r"tensor dense\.foreign is not one of its own"),
-        (reshape_one, r"expected torch\.float32 \(128, 480\), got torch\.float32 \(128, 7\)"),
-        (retype_one, r"expected torch\.float32 \(128, 480\), got torch\.float16"),
+        (reshape_one, r"expected torch\.float32 \(128, 512\), got torch\.float32 \(128, 7\)"),
+        (retype_one, r"expected torch\.float32 \(128, 512\), got torch\.float16"),
         (poison_one, "expected finite numbers"),
         (lose_a_range, "ranges of split 2: expected 16 channels"),
         (invert_a_range, "ranges of split 2: expected float32 with low below high"),
