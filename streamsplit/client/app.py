@@ -114,12 +114,17 @@ async def device(
         synchroniser = learner.synchroniser if learner else None
         uplink = Uplink(settings, version, spool, daemon.answered, synchroniser=synchroniser)
         live = observer or LiveObserver(telemetry, uplink, spool, lambda: daemon.uncertainty)
+        keeping = asyncio.create_task(telemetry.keep_fresh(), name="telemetry") if observer is None else None
         try:
             if learner:
                 learner.start()
             _return_memory()
             yield Device(daemon, uplink, spool, journal, live, learner)
         finally:
+            if keeping:
+                keeping.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await keeping
             if learner:
                 await learner.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import subprocess
@@ -12,17 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import psutil
-
-from streamsplit.client.link_estimator import LinkEstimator
-
-__all__ = [
-    "LinkEstimator",
-    "MachineReading",
-    "MachineTelemetry",
-    "PsutilSystem",
-    "RaspberryThrottle",
-    "System",
-]
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +85,8 @@ class System(Protocol):
 class MachineTelemetry:
     """Readings of the machine, each used for `cached_s` before another is made (one costs 0.3 ms).
 
+    Whoever asks waits for it, unless `keep_fresh` runs: then readings are made between windows, not on a window's way.
+
     The first reading's load is the average since boot if it comes less than 50 ms of processor time after the start.
 
     Args:
@@ -118,13 +110,25 @@ class MachineTelemetry:
         self._sensors_at_s: float | None = None
         self._reading: MachineReading | None = None
         self._read_at_s = 0.0
+        self._oldest_s = cached_s
 
     def read(self) -> MachineReading:
-        """The machine now, or at most `cached_s` ago."""
+        """The machine now, or at most `cached_s` ago; twice that while `keep_fresh` runs."""
         now_s = self._clock()
-        if self._reading is None or now_s - self._read_at_s >= self._cached_s:
+        if self._reading is None or now_s - self._read_at_s >= self._oldest_s:
             self._reading, self._read_at_s = self._measure(now_s), now_s
         return self._reading
+
+    async def keep_fresh(self) -> None:
+        """Makes a reading every `cached_s`, until it is cancelled."""
+        self._oldest_s = 2 * self._cached_s
+        try:
+            while True:
+                now_s = self._clock()
+                self._reading, self._read_at_s = self._measure(now_s), now_s
+                await asyncio.sleep(self._cached_s)
+        finally:
+            self._oldest_s = self._cached_s
 
     def _measure(self, now_s: float) -> MachineReading:
         if self._sensors_at_s is None or now_s - self._sensors_at_s >= _SENSORS_EVERY_S:

@@ -2,12 +2,13 @@
 
 Each quantity wanders like a random walk that is pulled back to its middle: value noise, a sum of four smooth
 curves through random points that lie 7, 19, 53 and 149 windows apart. A point is a hash of (seed, quantity,
-curve, index), so any window's conditions cost the same few microseconds, in any order, without state.
+curve, index), so any window's conditions can be asked for in any order; the points around the last ones are kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import erf, sqrt
 
 _PERIODS = (7, 19, 53, 149)
@@ -64,16 +65,18 @@ class MadeConditions:
             index, offset = divmod(sequence, period)
             x = offset / period
             blend = x * x * (3.0 - 2.0 * x)
-            left, right = self._point(quantity, curve, index), self._point(quantity, curve, index + 1)
+            left, right = (_point(self._seed, quantity, curve, end) for end in (index, index + 1))
             total += left + (right - left) * blend
             # A point is uniform on -1..1, variance 1/3; between two points the blend takes some away.
             power += ((1.0 - blend) ** 2 + blend**2) / 3.0
         return 0.5 * (1.0 + erf(total / sqrt(2.0 * power)))
 
-    def _point(self, quantity: int, curve: int, index: int) -> float:
-        """A point of a curve, -1..1."""
-        key = _mixed(_mixed(self._seed ^ (quantity << 8 | curve)) + index)
-        return key / (1 << 63) - 1.0
+
+@lru_cache(maxsize=256)
+def _point(seed: int, quantity: int, curve: int, index: int) -> float:
+    """A point of a curve, -1..1."""
+    key = _mixed(_mixed(seed ^ (quantity << 8 | curve)) + index)
+    return key / (1 << 63) - 1.0
 
 
 def _mixed(key: int) -> int:

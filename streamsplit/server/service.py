@@ -137,6 +137,8 @@ class Connection:
                 return
             if message is not None:
                 self.receive(message)
+            if self._outbox:  # the answer goes out before the next message is asked for
+                await asyncio.sleep(0)
             if not self._room.is_set():
                 await self._room.wait()
             if self.closing:

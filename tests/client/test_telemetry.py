@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -77,6 +78,26 @@ def test_readings_are_made_at_most_twice_a_second_and_sensors_every_two_seconds(
         clock.now_s += 1.0
         telemetry.read()
     assert system.asked == {"cpu": 11, "temperature": 5}
+
+
+async def test_whoever_asks_is_not_kept_waiting_while_readings_are_kept_fresh() -> None:
+    clock, system = Clock(), MadeSystem()
+    telemetry = MachineTelemetry(clock, system, cached_s=0.01)
+    keeping = asyncio.create_task(telemetry.keep_fresh())
+    await asyncio.sleep(0.05)
+    made = system.asked["cpu"]
+    assert made >= 3
+    clock.now_s += 0.015
+    telemetry.read()
+    assert system.asked["cpu"] == made
+    clock.now_s += 0.01  # its maker has been held up: the reading is too old
+    telemetry.read()
+    assert system.asked["cpu"] == made + 1
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    clock.now_s += 0.015
+    telemetry.read()
+    assert system.asked["cpu"] == made + 2
 
 
 def test_everything_the_system_says_is_in_the_reading() -> None:
