@@ -212,17 +212,13 @@ def _measured(
         measured = measure_quality(version, own, clips, source, report=update)
     measured.quality.save(file)
     table = Table(
-        "1 - cos",
-        "windows",
-        *measured.right,
-        "gain",
-        "from",
-        "to",
         title="Windows right, %, by path and uncertainty; gain of the server over the device",
         title_justify="left",
         box=box.SIMPLE,
         padding=(0, 1),
     )
+    for heading in ("1 - cos", "windows", *measured.right, "gain", "from", "to"):
+        table.add_column(heading, justify="right", no_wrap=True)
     rows = zip(
         measured.quality.uncertainty, measured.windows, *measured.right.values(),
         measured.gain, measured.low, measured.high, strict=True,
@@ -264,7 +260,7 @@ def _table(systems: Mapping[str, Any], columns: Mapping[str, str], title: str) -
     table = Table("", *columns.values(), title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
-    table.columns[0].no_wrap = True
+    table.columns[0].overflow = "fold"
     for name, system in systems.items():
         table.add_row(Text(name, style="bold"))
         for kind, figures in system["representations"].items():

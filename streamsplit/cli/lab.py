@@ -41,8 +41,9 @@ def list_() -> None:
 
     table = Table(box=None)
     table.add_column("scenario", no_wrap=True)
-    for heading in ("what", "link", "device", "load", "speed"):
-        table.add_column(heading)
+    for heading in ("what", "link", "device", "load"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("speed", justify="right", no_wrap=True)
     for name in lab.shipped():
         each = lab.load(name)
         link = each.link.trace or each.link.made
@@ -157,7 +158,9 @@ def check(
             progress.update(bar, description=escape(what), completed=done + share, total=total)
 
         found = check_agreement(scenario, out_dir, traces, speed, seconds, told)
-    table = Table("system", "figure", "real time", f"{speed:g} times", "apart", "allowed", "", box=None)
+    table = Table(box=None)
+    for heading in ("system", "figure", "real time", f"{speed:g} times", "apart", "allowed", ""):
+        table.add_column(heading, no_wrap=heading not in ("system", "figure"), overflow="fold")
     for line in found:
         verdict = "agree" if line.agrees else "APART"
         table.add_row(
@@ -183,10 +186,12 @@ def _table(name: str, found: dict[str, Any]) -> Table:
     """A scenario's systems, a line each."""
     seeds = len(found["seeds"])
     table = Table(
-        "system", "return", "p50 ms", "p95", "p99", "bytes/s", "mJ*", "acc. %", "lost",
         title=escape(f"{name}: {found['title']} ({found['encoder']}, {seeds} seed{'s' if seeds > 1 else ''})"),
         caption="bytes up; * per window, modelled from measured processor time and bytes", title_justify="left", box=None,
     )  # fmt: skip
+    table.add_column("system", overflow="fold")
+    for heading in ("return", "p50 ms", "p95", "p99", "bytes/s", "mJ*", "acc. %", "lost"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for system in found["systems"].values():
         value = system["return"]
         if isinstance(value, dict):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
 from streamsplit.cli.options import EncoderOption, WeightsOption
 from streamsplit.cli.terminal import app, out, progress_bar
 from streamsplit.errors import CaptureError
+
+if TYPE_CHECKING:
+    from streamsplit.policy.profile import Profile
 
 
 @app.command()
@@ -97,28 +101,31 @@ def profile(
     out.print(f"written to {out_file}", soft_wrap=True)
 
 
-def _profile_table(measured: Any) -> Table:
-    codecs = sorted({codec for _, codec in measured.payload_bytes})
-    splits = sorted({split for split, _ in measured.payload_bytes})
+def _profile_table(measured: Profile) -> Table:
+    """Milliseconds and bytes by split; narrow enough for 80 columns, and no figure is ever cut."""
+    from streamsplit.encoders.table import milliseconds
+    from streamsplit.wire.audio import AUDIO_CODECS
+    from streamsplit.wire.codec import TENSOR_CODECS
+
+    sizes = measured.payload_bytes
+    audio = [f"{codec} {sizes[-1, codec]:,.0f}" for codec in AUDIO_CODECS if (-1, codec) in sizes]
+    codecs = [codec for codec in TENSOR_CODECS if any(codec == known for _, known in sizes)]
     table = Table(
-        "split",
-        "head ms",
-        "tail ms (batch 1)",
-        *codecs,
-        title=f"{measured.version} on {measured.device}: features {measured.features_ms.p50:.2f} ms; bytes a window by codec",
+        title=f"{measured.version} on {measured.device}; features {measured.features_ms.p50:.2f} ms",
+        caption=f"bytes a window by codec; audio: {', '.join(audio)}\ntail: batches of one, on this device",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1),
     )
-    for split in splits:
-        head, tail = measured.head_ms.get(split), measured.tail_ms.get(split)
+    for heading in ("split", "head\nms", "tail\nms", *codecs):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for split, head in sorted(measured.head_ms.items()):
         table.add_row(
-            {-1: "audio", measured.last_split: f"{measured.last_split} (here)"}.get(split, str(split)),
-            f"{head.p50:.2f}" if head else "",
-            f"{tail:.2f}" if tail else "",
-            *(
-                f"{measured.payload_bytes[split, codec]:.0f}"
-                if (split, codec) in measured.payload_bytes
-                else ""
-                for codec in codecs
-            ),
+            str(split),
+            milliseconds(head.p50),
+            milliseconds(measured.tail_ms[split]) if split < measured.last_split else "",
+            *(f"{sizes[split, codec]:,.0f}" if (split, codec) in sizes else "" for codec in codecs),
         )
     return table
 
@@ -131,7 +138,9 @@ def devices() -> None:
     found = list_devices()
     if not found:
         raise CaptureError("no microphone: the system's sound library knows no device that records")
-    table = Table("index", "name", "channels", "native rate", "default")
+    table = Table()
+    for heading in ("index", "name", "channels", "native rate", "default"):
+        table.add_column(heading, no_wrap=heading != "name", overflow="fold")
     for each in found:
         rate = f"{each.sample_rate_hz:.0f} Hz"
         table.add_row(str(each.index), each.name, str(each.channels), rate, "yes" if each.default else "")

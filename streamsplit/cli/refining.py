@@ -73,7 +73,9 @@ def versions(
     elif current is None:
         out.print("no version has been published yet")
     else:
-        table = Table("number", "version", "published", "by", "difference", "served as")
+        table = Table()
+        for heading in ("number", "version", "published", "by", "difference", "served as"):
+            table.add_column(heading, no_wrap=heading not in ("version", "by"), overflow="fold")
         for place, one in enumerate(current.history):
             latest = all(later.id != one.id for later in current.history[place + 1 :])
             served = {current.newest: "N", current.previous: "N-1"}.get(one.id, "") if latest else ""
@@ -104,7 +106,9 @@ def status(
     if as_json:
         typer.echo(json.dumps(seen))
         return
-    table = Table("what", "state", show_header=False)
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in seen.items():
         table.add_row(name.replace("_", " "), _said(name, value))
     out.print(table)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from rich import box
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -103,16 +104,25 @@ def measure(
 
 
 def render(table: EncoderTable, codecs: tuple[Codec, ...] = (Codec.INT8, Codec.INT4)) -> Table:
-    """For a terminal: one row per split; expected bytes where known, else the raw ones marked with a tilde."""
+    """For a terminal of 80 columns or more: one row per split; expected bytes where known, else the raw ones with a tilde."""
     weights = "trained" if table.trained else "UNTRAINED"
     title = f"{table.name}  {table.version}  {weights}  {table.parameters / 1e6:.2f} M parameters  {table.front_end}"
-    drawn = Table(title=title, title_justify="left")
+    drawn = Table(
+        title=title,
+        caption="bytes: ~ before compression; MMAC: million multiply-accumulates\n"
+        f"ms: a window, one thread; of {TAIL_BATCH}: the tail in batches of {TAIL_BATCH}",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE,
+        padding=0,
+        show_edge=False,
+    )
     for heading in ("split", "cut after", "path", "shape"):
-        drawn.add_column(heading)
-    headings = [f"{codec} bytes" for codec in codecs]
-    headings += ["head M MACs", "tail M MACs", "head ms", "tail ms", f"tail ms of {TAIL_BATCH}"]
+        drawn.add_column(heading, no_wrap=True)
+    headings = [f"{codec}\nbytes" for codec in codecs]
+    headings += ["head\nMMAC", "tail\nMMAC", "head\nms", "tail\nms", f"of {TAIL_BATCH}\nms"]
     for heading in headings:
-        drawn.add_column(heading, justify="right")
+        drawn.add_column(heading, justify="right", no_wrap=True)
     for row in table.splits:
         drawn.add_row(
             str(row.split),
@@ -120,13 +130,22 @@ def render(table: EncoderTable, codecs: tuple[Codec, ...] = (Codec.INT8, Codec.I
             row.path,
             "x".join(map(str, row.shape)),
             *(_bytes(row, codec) for codec in codecs),
-            f"{row.head_macs / 1e6:.2f}",
-            f"{row.tail_macs / 1e6:.2f}",
-            f"{row.head_ms:.2f}",
-            f"{row.tail_ms:.2f}",
-            f"{row.tail_batch_ms:.2f}",
+            f"{row.head_macs / 1e6:.1f}",
+            f"{row.tail_macs / 1e6:.1f}",
+            milliseconds(row.head_ms),
+            milliseconds(row.tail_ms),
+            milliseconds(row.tail_batch_ms),
         )
     return drawn
+
+
+def milliseconds(value: float) -> str:
+    """As a column five wide shows it: no hundredths from 100 ms on.
+
+    >>> milliseconds(0.314), milliseconds(99.99), milliseconds(1234.5)
+    ('0.31', '99.99', '1,234')
+    """
+    return f"{value:.2f}" if value < 99.995 else f"{value:,.0f}"
 
 
 class _Stopwatch:

@@ -25,6 +25,9 @@ PHASES = 4
 MOST_DIGITS = 19
 """Numbers of windows have fewer."""
 
+FIGURES = ("score", "id", "windows", "at")
+"""Columns of the answer's table that are as wide as what stands in them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -60,16 +63,16 @@ class Found:
         return asdict(self)
 
     def table(self) -> Table:
-        """For a terminal."""
+        """For a terminal; long names are folded, figures never cut."""
         title = f"nearest to {self.subject} among embeddings of {self.version}"
         if self.sources:
-            table = Table("score", "sound", "label", "windows", "best at", title=title)
+            table = _drawn(title, "score", "sound", "label", "windows", "best at")
             for match in self.sources:
                 best = match.best
                 where = f"{best.device}/{best.stream} {best.start_s:.1f} s"
                 table.add_row(f"{match.score:.3f}", match.source, best.label or "", str(match.windows), where)
             return table
-        table = Table("score", "id", "sound", "label", "device/stream", "at", title=title)
+        table = _drawn(title, "score", "id", "sound", "label", "device/stream", "at")
         for each in self.windows:
             where = f"{each.device}/{each.stream}"
             table.add_row(
@@ -81,6 +84,13 @@ class Found:
                 f"{each.start_s:.1f} s",
             )
         return table
+
+
+def _drawn(title: str, *headings: str) -> Table:
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in FIGURES, overflow="fold")
+    return table
 
 
 def search_store(path: Path, query: Query) -> Found:
