@@ -6,7 +6,9 @@
                                                             (server, splits 0..2: "dense"; split 3: "squeezed")
 
 All ways are trained into one embedding space (the dense + gated idea of Krishna et al., BMVC 2023), so offloading buys quality
-and not only time. Boundaries are linear: 4 bits per number cost no quality in our prototype, and 325 to 573 bytes per window.
+and not only time. Boundaries are linear, to be sent at 4 bits per number: 1,288, 464 and 250 bytes a window after b0, b1 and b2 (the
+weights that ship, mean). Four bits cost something: sent so after b1, the dense embedding's cosine to the undivided pass is 0.976 in the
+mean and 0.73 at the lowest, over the windows of 1,600 ESC clips.
 """
 
 from __future__ import annotations
