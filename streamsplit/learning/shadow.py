@@ -183,10 +183,10 @@ def embed(encoder: SplitEncoder, mel: Tensor, paths: Paths) -> dict[str, Tensor]
 
 def trained_modules(encoder: SplitEncoder, paths: Paths, train_front: bool) -> list[nn.Module]:
     """The modules that learn: the blocks the device runs, or everything; without the front only what follows it."""
-    modules: list[nn.Module] = list(encoder.blocks)
-    if paths == "all":
-        modules += [module for module in encoder.children() if module is not encoder.blocks]
-    return modules if train_front else modules[encoder.last_split - 1 :]
+    own = list(encoder.blocks)
+    front = [] if train_front else own[:-1]
+    modules = encoder.learning_from(0) if paths == "all" else own
+    return [module for module in modules if module not in front]
 
 
 def set_modes(encoder: SplitEncoder, trained: list[nn.Module], norms: Norms) -> None:

@@ -239,6 +239,15 @@ def test_all_paths_train_the_dense_tail_too(compact: Version) -> None:
     )
 
 
+def test_all_paths_train_every_tail_and_nothing_before_them_where_the_front_stays(compact: Version) -> None:
+    learner = EdgeLearner(compact, settings("reservoir", paths="all", train_front=False))
+    hear(learner, 0, 8)
+    until_updates(learner, 2)
+    moved = {name.split(".")[0] for name, part in learner.difference().items() if part.abs().max() > 0}
+    assert moved == {"blocks", "widened", "unsqueezed", "dense"}
+    assert {name.split(".")[1] for name in learner.difference() if name.startswith("blocks")} == {"3"}
+
+
 def test_one_path_encoders_learn_too(compact: Version) -> None:
     learner = EdgeLearner(mobile(compact), settings("reservoir"))
     hear(learner, 0, 8)
