@@ -15,6 +15,10 @@ import numpy.typing as npt
 
 Samples = npt.NDArray[np.float32]
 
+SILENCE_DBFS = -80.0
+"""At this level and below a window is silent: digital silence, not a quiet room. Neither machine learns from such windows (all alike, they
+would only be false negatives of each other), and a policy may skip them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:

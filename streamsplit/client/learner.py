@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamsplit.audio.window import Window
+from streamsplit.audio.window import SILENCE_DBFS, Window
 from streamsplit.client.synchroniser import Fetched, Synchroniser, Wish
 from streamsplit.client.trainer import Trainer
 from streamsplit.client.version_store import VersionStore
@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 TOGETHER = 10
 """Windows whose signals are made at once, as many as share a decision: one by one they cost the device as much as all else together."""
-SILENT_DBFS = -80.0
-"""Below this a window is gated: counted, not learned from."""
 MOST_MEMORY_BYTES = 64 << 10
 SAVE_WINDOWS = 500
 KEPT_TRUST = 0.5
@@ -153,7 +151,7 @@ class Learner:
         if self._trainer:
             seconds = window.start_sample / self._version.front_end.sample_rate_hz
             codes = to_codes(mel[None], self._version.front_end)[0]
-            self._trainer.hear(codes, seconds, window.level_dbfs < SILENT_DBFS)
+            self._trainer.hear(codes, seconds, window.level_dbfs <= SILENCE_DBFS)
 
     async def turn(self) -> None:
         """After every window: training in step with the stream, if it is to be."""

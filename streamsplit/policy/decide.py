@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+from streamsplit.audio.window import SILENCE_DBFS
 from streamsplit.errors import ConfigError
 from streamsplit.policy.cost import predict_energy_mj, predict_latency_ms
-from streamsplit.policy.observation import SILENCE_DBFS, SKIP_SPLIT, Observation, Option
+from streamsplit.policy.observation import SKIP_SPLIT, Observation, Option
 from streamsplit.policy.profile import Profile
 
 Objective = Literal["latency", "energy"]

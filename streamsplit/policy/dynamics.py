@@ -25,8 +25,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from streamsplit.audio.window import SILENCE_DBFS
 from streamsplit.policy.cost import MOST_LOAD, message_bits, send_mj, stretch
-from streamsplit.policy.observation import SILENCE_DBFS
 from streamsplit.policy.passage import Traces
 from streamsplit.policy.seen import Outcome, Seen
 from streamsplit.policy.worlds import Array, Flags, Worlds, curve_at

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from streamsplit.audio.window import SILENCE_DBFS as SILENCE_DBFS  # where a window may be skipped
+
 AUDIO_SPLIT = -1
 """The split that sends (compressed) audio: all work is the server's. Only where the configuration allows it."""
 
 
 SKIP_SPLIT = -2
 """Not a split: a silent window is neither processed nor sent. Only where a device offers it, and only in silence."""
-
-SILENCE_DBFS = -80.0
-"""At this level and below a window may be skipped: digital silence, not a quiet room."""
 
 
 @dataclass(frozen=True, slots=True)

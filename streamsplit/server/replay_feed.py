@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from streamsplit.audio.window import SILENCE_DBFS
 from streamsplit.errors import StorageError
 from streamsplit.learning.buffer import BufferedWindow
 from streamsplit.learning.replay import FeatureReplay
@@ -27,8 +28,6 @@ QUEUE = 1024
 """Batches that may wait; more are dropped, counted."""
 AT_ONCE = 256
 """Windows of one commit, about."""
-SILENT_DBFS = -80.0
-"""Below this a window is not learned from: all alike, such windows would only be false negatives of each other."""
 PAUSE_S = 0.25
 """Between commits: one commit of what came meanwhile costs a tenth of one for every batch."""
 
@@ -117,7 +116,7 @@ class ReplayFeed:
         served = self._served.get(job.version)
         if served is None or served.version.name != self._encoder or job.split >= served.last_split:
             return None
-        if job.level_dbfs < SILENT_DBFS:
+        if job.level_dbfs <= SILENCE_DBFS:
             return None
         split, codec, payload = job.split, job.codec, job.payload
         if committed.features is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from streamsplit.audio.window import Samples
+from streamsplit.audio.window import SILENCE_DBFS, Samples
 from streamsplit.encoders.version import Version
 from streamsplit.learning.replay import ReplayReader
 from streamsplit.server.commit import Committed
 from streamsplit.server.events import WindowJob
-from streamsplit.server.replay_feed import SILENT_DBFS, ReplayFeed
+from streamsplit.server.replay_feed import ReplayFeed
 from streamsplit.server.versions import serve
 from streamsplit.wire.codec import Codec
 from tests.learning.received import received
@@ -37,7 +37,7 @@ def test_silence_and_embeddings_are_not_kept(compact: Version, sound: Samples, t
         )
         for place, window in enumerate(windows)
     ]
-    jobs[1] = replace(jobs[1], level_dbfs=SILENT_DBFS - 1)
+    jobs[1] = replace(jobs[1], level_dbfs=SILENCE_DBFS)
     jobs[2] = replace(jobs[2], split=compact.encoder.last_split)
     feed = ReplayFeed(tmp_path / "ring.db", 10**8, serve([compact], "cpu"), compact.name)
     feed.start()
