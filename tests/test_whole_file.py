@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamsplit.errors import StorageError
-from streamsplit.whole_file import left_behind, write_whole
+from streamsplit.whole_file import left_behind, make_folder, whole, write_whole
 from tests.disks import fill, make_read_only, small_disk
 
 WRITER = """
@@ -35,6 +36,39 @@ def test_a_file_may_be_read_by_whom_other_files_may(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     write_whole(tmp_path / "whole", b"")
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_secret_is_never_readable_by_others_not_even_while_it_is_written(tmp_path: Path) -> None:
+    with whole(tmp_path / "secret", mode=0o600) as partial:
+        partial.write_bytes(b"half")
+        assert stat.S_IMODE(partial.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_what_must_not_be_replaced_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    write_whole(path, b"one", replace=False)
+    with pytest.raises(FileExistsError):
+        write_whole(path, b"two", replace=False)
+    assert path.read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    write_whole(path, b"before")
+    with pytest.raises(UnicodeEncodeError), whole(path) as partial:
+        partial.write_text("half ✂", encoding="ascii")
+    assert path.read_bytes() == b"before"
+    assert left_behind(path) == []
+
+
+def test_folders_are_made_and_one_that_cannot_be_is_told(tmp_path: Path) -> None:
+    make_folder(tmp_path / "deep" / "down" / "a.bin")
+    assert (tmp_path / "deep" / "down").is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"a\.bin: cannot be written: "):
+        make_folder(tmp_path / "file" / "a.bin")
 
 
 def test_a_missing_folder_is_told_in_one_line(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ DIR/summary.json  DIR/windows.parquet  DIR/report.html
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from streamsplit.errors import ConfigError, StorageError
+from streamsplit.errors import ConfigError
 from streamsplit.lab.rows import Row
+from streamsplit.whole_file import make_folder, whole, write_whole
 
 FORMAT: Final = 2
 """2: rows say what the cost model had expected."""
@@ -47,14 +47,8 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    make_folder(path)
+    write_whole(path, (json.dumps(record, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -150,11 +144,6 @@ def write_parquet(results: Mapping[str, Mapping[int, Seed]], path: Path) -> int:
         for system, listed in seed.rows.items()
         for row in listed
     ]
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole(path) as partial:
         parquet.write_table(pa.Table.from_pylist(rows), partial)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written: {error}") from error
     return len(rows)

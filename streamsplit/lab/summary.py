@@ -6,10 +6,8 @@ and the order of their acknowledgements differed.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from streamsplit.errors import StorageError
+from streamsplit.whole_file import make_folder, write_whole
 
 Record = Mapping[str, Any]
 Key = tuple[str, int]
@@ -154,15 +152,8 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
         StorageError: it cannot be written.
     """
     path = Path(folder) / SUMMARY_FILE
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    make_folder(path)
+    write_whole(path, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 

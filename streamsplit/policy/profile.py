@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +24,10 @@ import torch
 
 from streamsplit.audio.features import LogMel
 from streamsplit.encoders.version import Version
-from streamsplit.errors import ConfigError
+from streamsplit.errors import ConfigError, StorageError
 from streamsplit.policy.observation import AUDIO_SPLIT
 from streamsplit.policy.power import PI4_WIFI, PowerModel
+from streamsplit.whole_file import make_folder, write_whole
 from streamsplit.wire.audio import AUDIO_CODECS, audio_bytes, pack_audio
 from streamsplit.wire.codec import (
     EMBEDDING_CODECS,
@@ -91,20 +91,15 @@ class Profile:
         """Writes JSON, whole or not at all.
 
         Raises:
-            ConfigError: it cannot be written there.
+            StorageError: it cannot be written there.
         """
         record = asdict(self) | {"format": FORMAT}
         for name in ("pack_ms", "payload_bytes"):
             record[name] = {
                 f"{split}/{codec}": value for (split, codec), value in sorted(record[name].items())
             }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
-                json.dump(record, file, indent=1)
-            os.replace(file.name, path)
-        except OSError as error:
-            raise ConfigError(f"profile {path}: cannot be written: {error.strerror}") from error
+        make_folder(path)
+        write_whole(path, json.dumps(record, indent=1).encode())
 
 
 def load_profile(path: Path) -> Profile:
@@ -206,7 +201,7 @@ def profile_for(version: Version, folder: Path | None = None, repeats: int = 15)
     profile = measure_profile(version, repeats)
     try:
         profile.save(path)
-    except ConfigError as error:
+    except StorageError as error:
         logger.warning("%s; it will be measured again next time", error)
     return profile
 

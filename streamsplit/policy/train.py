@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -41,6 +40,7 @@ from streamsplit.policy.training_worlds import (
     validation_worlds,
 )
 from streamsplit.policy.worlds import MOST_OPTIONS, Worlds
+from streamsplit.whole_file import whole, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -208,16 +208,15 @@ class PolicyTrainer:
     def save(self) -> None:
         """Progress; what `resume` goes on from."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.model.save(self.folder / "model.tmp.zip")
-        os.replace(self.folder / "model.tmp.zip", self.folder / "model.zip")
+        with whole(self.folder / "model.zip") as partial_path:
+            self.model.save(partial_path)
         record = {
             "settings": asdict(self.settings),
             "done": self.done,
             "best": self.best,
             "history": self.history,
         }
-        (self.folder / "progress.tmp").write_text(json.dumps(record))
-        os.replace(self.folder / "progress.tmp", self.folder / "progress.json")
+        write_whole(self.folder / "progress.json", json.dumps(record).encode())
 
 
 class _Watch(BaseCallback):  # type: ignore[misc]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from streamsplit.errors import ConfigError, StorageError
+from streamsplit.errors import ConfigError
 from streamsplit.server.store import EmbeddingStore, StoredWindow
+from streamsplit.whole_file import make_folder, whole
 
 ROW_GROUP = 16384
 """Windows held in memory and written at once: about 10 MiB at D = 128."""
@@ -75,21 +74,13 @@ def export_parquet(
             )
         dim = len(first.embedding)
         schema = _schema(pyarrow, dim)
-        partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
         written = 0
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
-                for group in _groups(first, windows, row_group):
-                    writer.write_table(_table(pyarrow, schema, group, dim))
-                    written += len(group)
-                    progress(written, max(total, written))
-            os.replace(partial, out)
-        except OSError as error:
-            raise StorageError(f"{out}: cannot be written: {error.strerror or error}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink()
+        make_folder(out)
+        with whole(out) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for group in _groups(first, windows, row_group):
+                writer.write_table(_table(pyarrow, schema, group, dim))
+                written += len(group)
+                progress(written, max(total, written))
     return written
 
 

@@ -15,9 +15,7 @@ import datetime
 import hashlib
 import hmac
 import json
-import os
 import secrets
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamsplit.config import NAME_PATTERN
 from streamsplit.errors import ConfigError, StorageError
+from streamsplit.whole_file import make_folder, write_whole
 
 if TYPE_CHECKING:
     from streamsplit.server.certificates import PemPair
@@ -230,30 +229,9 @@ def _write_pair(folder: Path, stem: str, made: PemPair, overwrite: bool) -> KeyP
 
 
 def _write(path: Path, content: bytes, mode: int, overwrite: bool) -> None:
-    """Whole or not at all: a file beside it, on disk before it takes the name."""
+    make_folder(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Mode 0600 from the start: a private key is never readable by others, not for an instant.
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            if overwrite:
-                os.replace(name, path)
-            else:
-                _link(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot write: {error.strerror}") from error
-
-
-def _link(name: str, path: Path) -> None:
-    try:
-        os.link(name, path)  # fails where a replace would overwrite
+        write_whole(path, content, mode, replace=overwrite)
     except FileExistsError as error:
         raise _there_already(path) from error
 

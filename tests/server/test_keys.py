@@ -202,5 +202,5 @@ def test_a_missing_list_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"ca\.\w+: cannot write"):
+    with pytest.raises(StorageError, match=r"ca\.\w+: cannot be written"):
         make_ca(tmp_path / "file")
