@@ -29,7 +29,7 @@ from streamsplit.cli.options import (
     given,
 )
 from streamsplit.cli.terminal import app, err
-from streamsplit.errors import StorageError
+from streamsplit.whole_file import write_whole
 
 
 @app.command()
@@ -103,12 +103,7 @@ def server(
             soft_wrap=True,
         )
         if port_file:
-            try:
-                new = port_file.with_name(port_file.name + ".new")
-                new.write_text(str(running.port))
-                new.replace(port_file)
-            except OSError as error:
-                raise StorageError(f"{port_file}: cannot be written: {error.strerror}") from None
+            write_whole(port_file, str(running.port).encode())
 
     server_app.run(settings, ready, stop_with_parent=stop_with_parent)
 

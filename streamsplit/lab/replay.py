@@ -29,12 +29,13 @@ from streamsplit.client.recording import RecordingSource
 from streamsplit.client.spool import Spool
 from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version, resolve
-from streamsplit.errors import ConfigError, RecordingError, StorageError, StreamSplitError
+from streamsplit.errors import ConfigError, RecordingError, StreamSplitError
 from streamsplit.lab.emulation import EmulatedObserver, load_emulation
 from streamsplit.lab.processes import make_folder, server_process
 from streamsplit.lab.summary import Run, summarise, write_summary
 from streamsplit.policy.conditions import MadeConditions
 from streamsplit.server.store import EmbeddingStore
+from streamsplit.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -286,12 +287,7 @@ def _read_state(out: Path) -> _State | None:
 
 
 def _write_state(out: Path, state: _State, finished: bool) -> None:
-    new = out / (STATE_FILE + ".new")
-    try:
-        new.write_text(json.dumps({**asdict(state), "finished": finished}, indent=1))
-        new.replace(out / STATE_FILE)
-    except OSError as error:
-        raise StorageError(f"{out / STATE_FILE}: cannot be written: {error.strerror}") from None
+    write_whole(out / STATE_FILE, json.dumps({**asdict(state), "finished": finished}, indent=1).encode())
 
 
 @asynccontextmanager

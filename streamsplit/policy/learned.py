@@ -28,6 +28,7 @@ from streamsplit.policy.layout import EXPECTED, LAYOUT, MOMENT, PER_OPTION, Desc
 from streamsplit.policy.observation import Observation, Option
 from streamsplit.policy.profile import Profile
 from streamsplit.policy.quality import SHIPPED, Quality, shipped_quality
+from streamsplit.whole_file import write_whole
 
 FORMAT: Final = "streamsplit-policy"
 FORMAT_VERSION: Final = 1
@@ -57,7 +58,7 @@ class Weights:
         """Writes the file.
 
         Raises:
-            ConfigError: it cannot be written there.
+            StorageError: it cannot be written there.
         """
         goals = self.goals
         description = {
@@ -75,10 +76,7 @@ class Weights:
             ],
             "note": self.note,
         }
-        try:
-            path.write_bytes(to_bytes(dict(self.tensors), {FORMAT: json.dumps(description)}))
-        except OSError as error:
-            raise ConfigError(f"policy {path}: cannot be written: {error.strerror}") from error
+        write_whole(path, to_bytes(dict(self.tensors), {FORMAT: json.dumps(description)}))
 
 
 def load_weights(path: Path) -> Weights:

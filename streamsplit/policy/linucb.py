@@ -22,10 +22,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from streamsplit.errors import ConfigError, StorageError
+from streamsplit.errors import ConfigError
 from streamsplit.policy.decide import Choice
 from streamsplit.policy.observation import Observation, Option
 from streamsplit.policy.worlds import MOST_OPTIONS
+from streamsplit.whole_file import write_whole
 
 Vector = npt.NDArray[np.float64]
 
@@ -123,10 +124,7 @@ class LinUcb:
         tensors |= {f"sum/{split}": total for split, total in self._sum.items()}
         tensors["learned"] = np.array([self.learned])
         header = json.dumps({"format_version": FORMAT_VERSION, "dim": DIM})
-        try:
-            path.write_bytes(to_bytes(tensors, {FORMAT: header}))
-        except OSError as error:
-            raise StorageError(f"linucb {path}: cannot be written: {error.strerror}") from error
+        write_whole(path, to_bytes(tensors, {FORMAT: header}))
 
     @classmethod
     def load(cls, path: Path, settings: LinUcbSettings | None = None) -> LinUcb:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from streamsplit.errors import ConfigError
 from streamsplit.policy.observation import SKIP_SPLIT
+from streamsplit.whole_file import write_whole
 
 FORMAT: Final = "streamsplit-quality"
 FORMAT_VERSION: Final = 1
@@ -75,7 +76,7 @@ class Quality:
         """Writes JSON.
 
         Raises:
-            ConfigError: it cannot be written there.
+            StorageError: it cannot be written there.
         """
         record = {
             "format": FORMAT,
@@ -85,10 +86,7 @@ class Quality:
             "uncertainty": list(self.uncertainty),
             "paths": {name: list(values) for name, values in self.paths.items()},
         }
-        try:
-            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"quality {path}: cannot be written: {error.strerror}") from error
+        write_whole(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def flat(share: float, source: str) -> Quality:
