@@ -111,7 +111,7 @@ class Conversation:
         self._keeping = asyncio.Lock()
         self._served = {served.version for served in connection.welcome.served}
         if desk.synchroniser:
-            desk.synchroniser.connected()
+            desk.synchroniser.connected(connection.welcome.protocol)
         self.draining = False
         self.answers = 0
 

@@ -14,7 +14,6 @@ import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from streamsplit.audio.window import SILENCE_DBFS, Window
+from streamsplit.client.signals import HeardWindow, Insight, Signals
 from streamsplit.client.synchroniser import Fetched, Synchroniser, Wish
 from streamsplit.client.trainer import Trainer
 from streamsplit.client.version_store import VersionStore
@@ -32,10 +32,11 @@ from streamsplit.errors import ConfigError, PayloadError, StorageError, StreamSp
 from streamsplit.learning import memory_file
 from streamsplit.learning.device_difference import pack_device_difference
 from streamsplit.learning.differences import most_bytes, spec_of
+from streamsplit.learning.label_head import LabelHead
+from streamsplit.learning.label_head import most_bytes as most_head_bytes
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.pacing import BudgetSettings, Conditions, may_train
 from streamsplit.learning.recent import to_codes
-from streamsplit.learning.uncertainty import DisagreementHead
 from streamsplit.learning.upgrade import upgraded
 from streamsplit.whole_file import write_whole
 from streamsplit.wire.messages import EncoderVersion, Thing
@@ -46,27 +47,6 @@ TOGETHER = 10
 """Windows whose signals are made at once, as many as share a decision: one by one they cost the device as much as all else together."""
 MOST_MEMORY_BYTES = 64 << 10
 SAVE_WINDOWS = 500
-KEPT_TRUST = 0.5
-"""Of the uncertainty's predictor, when the weights change a little."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signals:
-    """What a device knows of some of its windows, from before it learned from them. None: not yet.
-
-    Attributes:
-        sequences: the windows, in the order their embeddings came.
-        disagreement: predicted 1 - cos(lite, dense) of each, 0..2.
-        posterior_entropy: of the memory's components given each, tempered, 0..1.
-        novelty: negative log-likelihood of each under the memory, nats.
-        components: of the memory, in use.
-    """
-
-    sequences: list[int]
-    disagreement: list[float] | None
-    posterior_entropy: list[float] | None
-    novelty: list[float] | None
-    components: float | None
 
 
 class Learner:
@@ -109,7 +89,7 @@ class Learner:
         )
         self.memory = self._known_memory()
         self.world: DistributionMemory | None = None
-        self._head = DisagreementHead(version.encoder.embedding_dim)
+        self._insight = Insight(version.encoder.embedding_dim)
         self._trainer = (
             Trainer(version, settings, folder / "training.safetensors", trainer_conditions)
             if settings.mode == "train"
@@ -123,7 +103,7 @@ class Learner:
         self._saving: asyncio.Task[None] | None = None
         self._sending: tuple[str, dict[str, Tensor]] | None = None  # a difference, with its base
         self._sent: tuple[str, dict[str, Tensor]] | None = None  # the last one that the server has taken
-        self._heard: list[tuple[int, np.ndarray[Any, Any], float | None]] = []
+        self._heard: list[HeardWindow] = []
         self._windows = 0
         self._since_difference = 0
         self.swaps = 0
@@ -159,7 +139,7 @@ class Learner:
             await asyncio.to_thread(self._trainer.turn)
 
     def embedded(
-        self, sequence: int, embedding: np.ndarray[Any, Any], version: str, truth: float | None
+        self, sequence: int, embedding: np.ndarray[Any, Any], version: str, truth: float | None, own: bool
     ) -> Signals | None:
         """Takes a window's embedding, wherever it was made.
 
@@ -168,6 +148,7 @@ class Learner:
             embedding: [D] unit norm.
             version: whose.
             truth: 1 - cos(lite, dense) as the server found it; None where it could not.
+            own: it is what this device embeds the window as.
 
         Returns:
             What is known of the last `TOGETHER` windows, once there are so many.
@@ -176,7 +157,7 @@ class Learner:
             return None
         if truth is not None:  # a server's number: rounding may take it out of range, a bug anywhere
             truth = min(max(truth, 0.0), 2.0) if math.isfinite(truth) else None
-        self._heard.append((sequence, np.asarray(embedding, np.float32), truth))
+        self._heard.append(HeardWindow(sequence, np.asarray(embedding, np.float32), truth, own))
         return self.digest() if len(self._heard) >= TOGETHER else None
 
     def digest(self) -> Signals | None:
@@ -184,20 +165,9 @@ class Learner:
         if not self._heard:
             return None
         heard, self._heard = self._heard, []
-        embeddings = np.stack([embedding for _, embedding, _ in heard])
-        predicted = self._head.predict(embeddings)
-        z, known = torch.from_numpy(embeddings), self.memory.count > 0
-        signals = Signals(
-            [sequence for sequence, _, _ in heard],
-            _told(predicted, 5),
-            _told(self.memory.uncertainty(z).numpy() if known else None, 5),
-            _told(self.memory.novelty(z).numpy() if known else None, 3),
-            round(self.memory.effective_components, 1) if known else None,
-        )
-        truths = [(row, truth) for row, (_, _, truth) in enumerate(heard) if truth is not None]
-        if truths:
-            self._head.learn(embeddings[[row for row, _ in truths]], [truth for _, truth in truths])
-        self.memory.update(z)
+        embeddings = np.stack([one.embedding for one in heard])
+        signals = self._insight.of(heard, embeddings, self.memory)
+        self.memory.update(torch.from_numpy(embeddings))
         before, self._windows = self._windows, self._windows + len(heard)
         self._since_difference += len(heard)
         self._exchange(before)
@@ -262,7 +232,9 @@ class Learner:
 
     def _fetched(self, fetched: Fetched) -> None:
         wish = fetched.wish
-        if wish.thing is Thing.MEMORY:
+        if wish.thing is Thing.HEAD:
+            self._take_head(wish.version, fetched.content)
+        elif wish.thing is Thing.MEMORY:
             self._take_memory(wish.version, fetched.content)
         elif fetched.content:
             self._building = asyncio.create_task(self._build(fetched), name="build-version")
@@ -298,6 +270,20 @@ class Learner:
         self.world = memory
         if self._coming is not None and self._coming.id == version:
             self._ready = self._coming
+        elif version == self._version.id:
+            wish = Wish(Thing.HEAD, version=version)
+            self.synchroniser.fetch(wish, most_head_bytes(self._version.encoder.embedding_dim))
+
+    def _take_head(self, version: str, content: bytes) -> None:
+        """Judges by it from here on; where there is none, or none that can be used, by the one before."""
+        if version != self._version.id or not content:
+            return
+        try:
+            head = LabelHead.unpack(content, self._version.encoder.embedding_dim)
+        except PayloadError as error:
+            logger.error("a label head was not taken: %s", error)
+            return
+        self._insight.take_labels(head, self.memory.settings.components)
 
     def _given(self, thing: Thing, problem: str) -> None:
         if thing is Thing.DIFFERENCE:
@@ -325,7 +311,7 @@ class Learner:
         self.synchroniser.withdraw(Thing.DIFFERENCE)  # of what was; the trainer still has it
         if self._trainer:
             self._trainer.ask(lambda learner: learner.rebase(version, sent)).add_done_callback(_rebased)
-        self._head.discount(KEPT_TRUST)
+        self._insight.changed_version()
         self.memory = self.world or DistributionMemory(MemorySettings(dim=version.encoder.embedding_dim))
         self.swaps += 1
         try:
@@ -376,7 +362,3 @@ def _alike(version: Version, ours: Version) -> Version:
             f"version {version.id}: expected encoder, Hz, samples and dimensions {mine}, got {theirs}"
         )
     return version
-
-
-def _told(values: np.ndarray[Any, Any] | None, digits: int) -> list[float] | None:
-    return None if values is None else [round(float(value), digits) for value in values]

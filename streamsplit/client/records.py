@@ -12,8 +12,8 @@ from typing import Any
 from streamsplit.audio.window import Gap
 from streamsplit.client.conversation import Answer
 from streamsplit.client.journal import Journal
-from streamsplit.client.learner import Signals
 from streamsplit.client.recording import Skip
+from streamsplit.client.signals import Signals
 from streamsplit.client.step import Step
 from streamsplit.encoders.version import Version
 from streamsplit.errors import StorageError

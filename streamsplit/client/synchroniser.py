@@ -25,7 +25,7 @@ MOST_BEGINNINGS = 4
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Something to be fetched: a version's file or memory, or the upgrade of `base`."""
+    """Something to be fetched: a version's file, memory or head, or the upgrade of `base`."""
 
     thing: Thing
     version: str = ""
@@ -82,6 +82,7 @@ class Synchroniser:
         self._uploads: dict[Thing, _Upload] = {}
         self._waiting_for: Thing | None = None
         self._asked: _Download | None = None
+        self._knows_heads = True
 
     @property
     def fetching(self) -> Wish | None:
@@ -107,9 +108,10 @@ class Synchroniser:
         """Sends no more of something; the server forgets what it has of it."""
         self._uploads.pop(thing, None)
 
-    def connected(self) -> None:
-        """A new connection: what was unanswered is unanswered for ever."""
+    def connected(self, protocol: str) -> None:
+        """A new connection, to a server that speaks `protocol`: what was unanswered is unanswered for ever."""
         self._waiting_for = self._asked = None
+        self._knows_heads = messages.knows_heads(protocol)
         for upload in self._uploads.values():
             upload.offset = 0
 
@@ -117,6 +119,9 @@ class Synchroniser:
         """The message to send now."""
         if self._waiting_for is not None or not (self._download or self._uploads) or not self._allowed():
             return None
+        if self._download and self._download.wish.thing is Thing.HEAD and not self._knows_heads:
+            self._finish(self._download, b"")
+            return self.next()
         if self._download:
             self._waiting_for = self._download.wish.thing
             self._asked, wish = self._download, self._download.wish

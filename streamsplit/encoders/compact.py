@@ -13,7 +13,6 @@ mean and 0.73 at the lowest, over the windows of 1,600 ESC clips.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
 from streamsplit.audio.features import FrontEndSettings
@@ -65,17 +64,13 @@ class CompactEncoder(SplitEncoder):
             return activation
         return self._embed(self._opened(activation, split))
 
-    def tail_with_uncertainty(self, activation: Tensor, split: int) -> tuple[Tensor, Tensor | None]:
-        """`tail`, and 1 - cosine(lite, tail) per window: what the device would have lost by embedding it itself.
-
-        [B, D] and [B] in [0, 2]; None at L, where the dense embedding is not known.
-        """
+    def tail_and_own(self, activation: Tensor, split: int) -> tuple[Tensor, Tensor]:
+        """`tail`, and the lite embedding of the same windows; what the two share is computed once."""
         if split == self.last_split:
-            return activation, None
+            return activation, activation
         activation = self._front(activation, split, B1)
         dense = self._embed(self._opened(activation, max(split, B1)))
-        lite = self.embedding_block(self._front(activation, max(split, B1), B2))
-        return dense, 1.0 - F.cosine_similarity(lite, dense)
+        return dense, self.embedding_block(self._front(activation, max(split, B1), B2))
 
     def lite(self, mel: Tensor) -> Tensor:
         """The device's own embedding: [B, 1, F, T] to [B, D]."""

@@ -78,9 +78,10 @@ class SplitEncoder(nn.Module):
             activation = block(activation)
         return activation
 
-    def tail_with_uncertainty(self, activation: Tensor, split: int) -> tuple[Tensor, Tensor | None]:
-        """`tail`, and an uncertainty in [0, 2] per window where the encoder has one: [B, D], [B] or None."""
-        return self.tail(activation, split), None
+    def tail_and_own(self, activation: Tensor, split: int) -> tuple[Tensor, Tensor]:
+        """`tail`, and what the device would have embedded the same windows as: [B, D] each, one and the same where there is one path."""
+        embeddings = self.tail(activation, split)
+        return embeddings, embeddings
 
     def forward(self, mel: Tensor) -> Tensor:
         """The best embedding of whole windows, undivided: [B, 1, F, T] to [B, D]."""

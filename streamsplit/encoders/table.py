@@ -190,7 +190,7 @@ def _row(
         tail_macs=_macs(lambda: trainable.tail(activation, split)),
         head_ms=watch.median_ms(lambda: encoder.head(one, split)),
         tail_ms=watch.median_ms(lambda: encoder.tail(activation, split)),
-        tail_batch_ms=watch.median_ms(lambda: encoder.tail_with_uncertainty(activations, split)) / len(mel),
+        tail_batch_ms=watch.median_ms(lambda: encoder.tail_and_own(activations, split)) / len(mel),
     )
 
 

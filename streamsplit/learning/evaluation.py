@@ -15,7 +15,9 @@ from torch import Tensor
 from streamsplit.encoders.split import SplitEncoder
 from streamsplit.errors import ConfigError
 from streamsplit.learning.clips import Clips
+from streamsplit.learning.label_head import ComponentClasses, LabelTeacher
 from streamsplit.learning.losses import alignment, effective_rank, uniformity
+from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.probe import Probed, linear_probe, nearest_neighbours_right, retrieve
 from streamsplit.learning.uncertainty import DisagreementHead, auroc, recovered
 
@@ -151,8 +153,9 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
 
     Signals: "disagreement" is the true 1 - cosine, which only the server knows; "predicted disagreement" is what a
     `DisagreementHead` taught on the other folds says; "entropy" and "margin" are of the probe on the lite embedding; "predicted
-    change" is how likely a regression taught on the other folds holds it that dense's probe says another class than lite's; "quiet" is
-    minus the mean log-mel.
+    change" is how likely a regression taught on the other folds holds it that dense's probe says another class than lite's; "head
+    entropy" and "head margin" are those of the `LabelHead` that a server pushes, taught on the other folds, and "component classes" the
+    entropy of what it makes a memory's components stand for; "quiet" is minus the mean log-mel.
     """
     lite, dense = representations["lite"], representations["dense"]
     here, there = probe_windows(lite, clips), probe_windows(dense, clips)
@@ -165,6 +168,7 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
         "entropy": here.entropy,
         "margin": -here.margin,
         "predicted change": _change(lite, here, there, folds),
+        **_of_labels(lite, clips, folds),
         "quiet": -loudness,
     }
     gain = there.right.double() - here.right.double()
@@ -233,6 +237,31 @@ def _change(lite: Tensor, here: Probed, there: Probed, folds: Tensor) -> Tensor:
     features = torch.cat([lite, here.entropy[:, None], here.margin[:, None]], dim=1)
     of_truth = torch.exp(-linear_probe(features, differ.long(), folds, MOST_LEARNED).loss)
     return torch.where(differ, of_truth, 1.0 - of_truth)
+
+
+def _of_labels(lite: Tensor, clips: Clips, folds: Tensor) -> dict[str, Tensor]:
+    """What a device knows that was pushed a head of the other folds' labels, and has heard their windows: [N] each."""
+    names = [clips.labels[clip] for clip in clips.clip.tolist()]
+    told = {name: torch.zeros(len(lite)) for name in ("head entropy", "head margin", "component classes")}
+    for fold in torch.unique(folds):
+        inside, others = folds == fold, torch.nonzero(folds != fold).flatten()
+        teacher, memory = LabelTeacher(lite.shape[1]), DistributionMemory(MemorySettings(dim=lite.shape[1]))
+        order = others[torch.randperm(len(others), generator=torch.Generator().manual_seed(0))]
+        for part in order.split(CHUNK):
+            teacher.learn(lite[part].numpy(), [names[window] for window in part.tolist()])
+            memory.update(lite[part])
+        head = teacher.head()
+        if head is None:
+            continue
+        stand_for = ComponentClasses(memory.settings.components, len(head.classes))
+        for part in order.split(CHUNK):
+            said = head.judge(lite[part].numpy()).probabilities
+            stand_for.learn(memory.posterior(lite[part]).numpy(), said)
+        judged = head.judge(lite[inside].numpy())
+        through = stand_for.entropy(memory.posterior(lite[inside]).numpy())
+        for name, values in zip(told, (judged.entropy, -judged.margin, through), strict=True):
+            told[name][inside] = torch.from_numpy(values).float()
+    return told
 
 
 def _auroc(signal: Tensor, wrong: Tensor) -> float | None:

@@ -18,6 +18,7 @@ from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import ConfigError, StorageError, StreamSplitError
 from streamsplit.server import refining
 from streamsplit.server.inbox import Inbox
+from streamsplit.server.labels import LabelBook
 from streamsplit.server.publications import Publications
 from streamsplit.server.refiner import INBOX
 from streamsplit.server.security import ServerSecurity, StrangersOut, check_listen, identifier
@@ -97,15 +98,17 @@ async def running(
         publications, versions = refining.begin(settings, versions)
     served = serve(versions, settings.compute)
     service = StreamSplitService(settings, served, identifier(security))
-    looked = await _synchronise(settings, service, publications, served) if publications else None
-    feed = refining.feed(settings, served) if settings.refine else None
+    listeners = looked = None
+    if publications:
+        listeners = refining.Listeners(settings, served)
+        looked = await _synchronise(settings, service, publications, served, listeners.labels)
     tail = Tail(
         served,
         lambda: _open_store(settings),
         service.deliver,
         crashed,
         settings.max_batch,
-        committed=feed,
+        committed=listeners,
         inline=settings.durability == "process",
     )
     service.tail = tail
@@ -118,8 +121,8 @@ async def running(
     set_health = _add_health_and_reflection(server)
     port = _listen(server, settings.listen, security)
     tail.start()
-    if feed:
-        feed.start()
+    if listeners:
+        listeners.start()
     await server.start()
     await set_health(True)
     try:
@@ -132,8 +135,8 @@ async def running(
         await service.drain(settings.drain_s)
         await server.stop(grace=0.5)
         await asyncio.to_thread(tail.stop)
-        if feed:
-            await asyncio.to_thread(feed.stop)
+        if listeners:
+            await asyncio.to_thread(listeners.stop)
 
 
 def run(
@@ -181,10 +184,11 @@ async def _synchronise(
     service: StreamSplitService,
     publications: Publications,
     served: dict[str, ServedVersion],
+    labels: LabelBook,
 ) -> Callable[[], Awaitable[None]]:
     """Lets sessions fetch and keep; returns what is to be awaited whenever something may have been published."""
     folder = settings.refiner.state_dir
-    sync = Synchronisation(publications, Inbox(folder / INBOX), folder / "memories", served)
+    sync = Synchronisation(publications, Inbox(folder / INBOX), folder / "memories", served, labels)
     service.synchronisation = sync
 
     async def looked() -> None:

@@ -57,10 +57,12 @@ class Committed:
 
     Attributes:
         job: what came.
+        own: [D] float32: what the device embeds, or would have embedded, it as.
         features: [1, F, T] float32 of a window that came as sound; None of all others.
     """
 
     job: WindowJob
+    own: Array
     features: Array | None
 
 
@@ -185,7 +187,7 @@ def _fresh(computed: Computed, outcomes: Sequence[tuple[object, Outcome]]) -> li
     new = {id(outcome.job) for _, outcome in outcomes if isinstance(outcome, Done) and not outcome.duplicate}
     features = computed.embedded.features
     return [
-        Committed(ticket.job, None if features is None else features[index])
+        Committed(ticket.job, computed.embedded.own[index], None if features is None else features[index])
         for index, ticket in enumerate(computed.tickets)
         if id(ticket.job) in new
     ]

@@ -1,6 +1,6 @@
 """The server's side of refining: windows go to the replay, the refiner's process is kept alive, what it publishes is served.
 
-committed windows --ReplayFeed--> replay.db        current.json --every second--> served versions N and N - 1
+committed windows --ReplayFeed--> replay.db, --LabelBook--> heads        current.json --every second--> served versions N and N - 1
 the refiner's process: started, and started again after 1, 2, 4, ... 60 s when it dies
 """
 
@@ -11,12 +11,14 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from streamsplit.config import ServerSettings
 from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError, StorageError
+from streamsplit.server.commit import Committed
+from streamsplit.server.labels import LabelBook
 from streamsplit.server.publications import Current, Publications
 from streamsplit.server.refiner import PUBLISHED, REPLAY
 from streamsplit.server.replay_feed import ReplayFeed
@@ -25,6 +27,7 @@ from streamsplit.server.versions import ServedVersion, serve
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
+LABELS = "labels"
 LONGEST_PAUSE_S = 60.0
 STEADY_S = 60.0
 """A process that lived so long begins with short pauses again."""
@@ -52,10 +55,33 @@ def ids(publications: Publications, current: Current) -> list[str]:
     return [current.newest, *([previous] if previous and publications.has(previous) else [])]
 
 
-def feed(settings: ServerSettings, served: dict[str, ServedVersion]) -> ReplayFeed:
-    """The replay's writer."""
-    refiner = settings.refiner
-    return ReplayFeed(refiner.state_dir / REPLAY, int(refiner.replay_mb * 1e6), served, settings.encoders[0])
+class Listeners:
+    """Who learns from what was committed: the replay's writer, and the book of labels.
+
+    Args:
+        settings: of the server.
+        served: versions by name, a live view.
+    """
+
+    def __init__(self, settings: ServerSettings, served: dict[str, ServedVersion]) -> None:
+        refiner = settings.refiner
+        most_bytes = int(refiner.replay_mb * 1e6)
+        self.feed = ReplayFeed(refiner.state_dir / REPLAY, most_bytes, served, settings.encoders[0])
+        self.labels = LabelBook(refiner.state_dir / LABELS, served)
+
+    def start(self) -> None:
+        """Before the first window."""
+        self.feed.start()
+
+    def __call__(self, windows: Sequence[Committed]) -> None:
+        """Takes what `Tail` hands on; never waits."""
+        self.feed(windows)
+        self.labels(windows)
+
+    def stop(self) -> None:
+        """Keeps what they have."""
+        self.feed.stop()
+        self.labels.close()
 
 
 @asynccontextmanager

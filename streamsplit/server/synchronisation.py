@@ -1,6 +1,6 @@
 """Lazy synchronisation, the server's half: versions and memories go down piece by piece, differences and memories come up whole.
 
-    Want  -> [published/ files, the last few kept in memory] -> Piece
+    Want  -> [published/ files, the last few kept in memory; heads of labels] -> Piece
     Piece, Piece, ... -> (put together by the session) -> difference: into the refiner's inbox
                                                        -> memory: beside those of other devices, all merged, published with its version
 
@@ -24,6 +24,7 @@ from streamsplit.learning.memory_file import pack, unpack
 from streamsplit.learning.merging import merge
 from streamsplit.learning.upgrade import bases
 from streamsplit.server.inbox import Inbox
+from streamsplit.server.labels import LabelBook
 from streamsplit.server.publications import Publications
 from streamsplit.server.versions import ServedVersion
 from streamsplit.whole_file import write_whole
@@ -48,15 +49,22 @@ class Synchronisation:
         inbox: of differences.
         folder: of devices' memories.
         served: versions by name, a live view.
+        labels: what labels have taught.
     """
 
     def __init__(
-        self, publications: Publications, inbox: Inbox, folder: Path, served: Mapping[str, ServedVersion]
+        self,
+        publications: Publications,
+        inbox: Inbox,
+        folder: Path,
+        served: Mapping[str, ServedVersion],
+        labels: LabelBook,
     ) -> None:
         self._publications = publications
         self._inbox = inbox
         self._folder = folder
         self._served = served
+        self._labels = labels
         self._held: OrderedDict[tuple[str, ...], tuple[str, bytes]] = OrderedDict()
         self._lock = threading.Lock()
         self._newest: messages.Newest | None = None
@@ -100,7 +108,10 @@ class Synchronisation:
             version, content = want.version, b""
         data = content[want.offset : want.offset + messages.PIECE_BYTES]
         base = want.base
-        if want.thing is Thing.MEMORY:  # merged anew now and then: pieces of two must not be put together
+        if want.thing in (
+            Thing.MEMORY,
+            Thing.HEAD,
+        ):  # made anew now and then: pieces of two must not be put together
             base = hashlib.sha256(content).hexdigest()[:12]
         return messages.Piece(want.thing, version, base, want.offset, len(content), data)
 
@@ -124,6 +135,8 @@ class Synchronisation:
     def _thing(self, want: messages.Want) -> tuple[str, bytes]:
         if want.thing is Thing.MEMORY:
             return want.version, self._memory(want.version)
+        if want.thing is Thing.HEAD:
+            return want.version, self._labels.head(want.version)
         if want.thing is Thing.DIFFERENCE:
             return want.version, b""
         newest = str(self._newest.number if self._newest else "")  # with another, the way to it is another

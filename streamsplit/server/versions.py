@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from streamsplit.audio.features import LogMel
 from streamsplit.encoders.registry import Version
@@ -35,13 +36,15 @@ class Embedded:
 
     Attributes:
         embeddings: [B, D] float32, unit norm; rows named in `problems` are zero.
-        uncertainties: [B] float32 in [0, 2], or None where this version has none at this split.
+        own: [B, D] float32, unit norm: what the devices embed, or would have embedded, the windows as.
+        uncertainties: [B] float32 in [0, 2], 1 - cosine of the two; None where they are the same.
         problems: index of a payload that does not decode -> why.
         packed: B embeddings as they go back to the device (int8); empty where the device has made them itself.
         features: [B, 1, F, T] float32 of windows that came as sound; None of others.
     """
 
     embeddings: Array
+    own: Array
     uncertainties: npt.NDArray[np.float32] | None
     problems: dict[int, str]
     packed: list[bytes]
@@ -101,21 +104,23 @@ class ServedVersion:
             if split == AUDIO_SPLIT:
                 activation = self._log_mel(activation)
                 features = activation.numpy()
-            embeddings, uncertainties = self._encoder.tail_with_uncertainty(
-                activation.to(self._compute), max(split, 0)
-            )
+            embeddings, own = self._encoder.tail_and_own(activation.to(self._compute), max(split, 0))
+            known = None if own is embeddings else 1.0 - F.cosine_similarity(own, embeddings)
         rows = np.ascontiguousarray(embeddings.float().cpu().numpy())
         for index in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
             problems[int(index)] = "the embedding is not finite"
             rows[index] = 0.0
         packed = pack_embeddings(rows, Codec.INT8)
-        known = None if uncertainties is None else uncertainties.float().cpu().numpy()
-        return Embedded(rows, known, problems, packed, features)
+        if known is None:
+            return Embedded(rows, rows, None, problems, packed, features)
+        owns = own.float().cpu().numpy()
+        return Embedded(rows, owns, known.float().cpu().numpy(), problems, packed, features)
 
     def _received(self, codec: Codec, payloads: Sequence[bytes]) -> Embedded:
         dim = self._encoder.embedding_dim
         try:
-            return Embedded(unpack_embeddings(payloads, codec, dim), None, {}, [b""] * len(payloads))
+            rows = unpack_embeddings(payloads, codec, dim)
+            return Embedded(rows, rows, None, {}, [b""] * len(payloads))
         except PayloadError:
             rows, problems = np.zeros((len(payloads), dim), np.float32), {}
             for index, payload in enumerate(payloads):
@@ -123,7 +128,7 @@ class ServedVersion:
                     rows[index] = unpack_embedding(payload, codec, dim)
                 except PayloadError as error:
                     problems[index] = str(error)
-            return Embedded(rows, None, problems, [b""] * len(payloads))
+            return Embedded(rows, rows, None, problems, [b""] * len(payloads))
 
     def _decoded(self, split: int, codec: Codec, payloads: Sequence[bytes]) -> tuple[Array, dict[int, str]]:
         """[B, *shape] float32; one that does not decode costs only itself."""

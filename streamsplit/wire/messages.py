@@ -10,7 +10,7 @@ from enum import Enum
 
 from streamsplit.wire.codec import Codec
 
-PROTOCOL = "1.1"
+PROTOCOL = "1.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,7 @@ class Thing(Enum):
     WHOLE = "whole"
     MEMORY = "memory"
     DIFFERENCE = "difference"
+    HEAD = "head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,3 +192,12 @@ def interoperates(protocol: str) -> bool:
     """
     major, separator, minor = protocol.partition(".")
     return bool(separator) and major == PROTOCOL.partition(".")[0] and minor.isdecimal()
+
+
+def knows_heads(protocol: str) -> bool:
+    """Whether a peer that `interoperates` knows `Thing.HEAD`; one that does not would take it for damage.
+
+    >>> knows_heads("1.1"), knows_heads("1.2"), knows_heads("1.10")
+    (False, True, True)
+    """
+    return int(protocol.partition(".")[2]) >= 2

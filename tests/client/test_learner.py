@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from streamsplit.audio.window import Samples
+from streamsplit.audio.window import Mark, Samples
 from streamsplit.client.app import device
 from streamsplit.client.daemon import DaemonSettings
 from streamsplit.client.journal import read
@@ -118,6 +119,26 @@ async def test_memory_goes_up_and_comes_back_merged(tmp_path: Path, compact: Ver
     signals = [r for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "signals"]
     assert sorted(number for one in signals for number in one["sequences"]) == list(range(50))
     assert all(len(one["novelty"]) == len(one["posterior_entropy"]) == 10 for one in signals[1:])
+
+
+async def test_labels_come_back_as_a_head_that_judges_the_devices_own_embeddings(
+    tmp_path: Path, compact: Version, sound: Samples
+) -> None:
+    told = serving(tmp_path)
+    marks = [Mark("one.wav", "rain"), Mark("two.wav", "bark")]
+    played = [replace(block, mark=marks[place // 5 % 2]) for place, block in enumerate(blocks(sound, 90))]
+    async with running(told, [compact]) as server:
+        settings = learning(tmp_path, server.port, 4, memory_windows=20)
+        daemon = DaemonSettings("s", settings.decider, lossless=True, patience_s=20.0)
+        async with device(settings, daemon, Played(played, 0.03), compact) as made:
+            await made.run()
+    assert len(list((told.refiner.state_dir / "labels").glob("*.labels"))) == 1
+    signals = [r for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "signals"]
+    assert signals[0]["head_entropy"] is signals[0]["class_entropy"] is None
+    last = signals[-1]
+    for name in ("head_entropy", "head_margin", "class_entropy"):
+        assert len(last[name]) == len(last["sequences"])
+        assert all(0 <= value <= 1 for value in last[name])
 
 
 async def test_what_was_learned_reaches_the_refiners_inbox(

@@ -24,7 +24,7 @@ from streamsplit.encoders.version import Version
 from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.memory_file import load, pack
-from streamsplit.wire.messages import PIECE_BYTES, EncoderVersion, Newest, Piece, Taken, Thing, Want
+from streamsplit.wire.messages import PIECE_BYTES, PROTOCOL, EncoderVersion, Newest, Piece, Taken, Thing, Want
 from tests.client.test_learner import moved
 
 
@@ -77,7 +77,7 @@ def test_a_reconnect_and_a_second_announcement_keep_what_has_come(tmp_path: Path
     learner, (second, message) = learner_of(compact, tmp_path), moved(compact, 1e-3)
     learner.synchroniser.heard(newest(second))
     learner.synchroniser.heard(answer(wanted(learner), message, second.id))
-    learner.synchroniser.connected()
+    learner.synchroniser.connected(PROTOCOL)
     learner.synchroniser.heard(newest(second))
     want = wanted(learner)
     assert want.offset == PIECE_BYTES
@@ -107,7 +107,7 @@ async def test_a_memory_of_other_embeddings_is_not_taken(tmp_path: Path, compact
     assert version.id == second.id
     assert int(learner.memory.count) == (40 if dim == 128 else 0)
     for sequence, z in enumerate(rows()[:10]):
-        learner.embedded(sequence, z, second.id, None)
+        learner.embedded(sequence, z, second.id, None, own=True)
     assert int(learner.memory.count) == (50 if dim == 128 else 10)
 
 
@@ -141,12 +141,12 @@ async def test_the_event_loop_goes_on_while_a_version_is_kept_and_it_is_kept_bef
 async def test_the_memory_is_written_beside_the_event_loop(tmp_path: Path, compact: Version) -> None:
     learner, path = learner_of(compact, tmp_path), tmp_path / f"memory-{compact.id}.safetensors"
     for sequence in range(SAVE_WINDOWS):
-        learner.embedded(sequence, rows()[sequence % 128], compact.id, None)
+        learner.embedded(sequence, rows()[sequence % 128], compact.id, None, own=True)
     assert not path.exists(), "the disk was not waited for"
     while not path.exists():
         await asyncio.sleep(0.01)
     assert int(load(path).count) == SAVE_WINDOWS
-    learner.embedded(SAVE_WINDOWS, rows()[0], compact.id, None)
+    learner.embedded(SAVE_WINDOWS, rows()[0], compact.id, None, own=True)
     await learner.close()
     assert int(load(path).count) == SAVE_WINDOWS + 1
     assert [left.name for left in tmp_path.iterdir()] == [path.name]
@@ -172,7 +172,7 @@ async def test_another_encoder_under_our_encoders_name_is_not_taken(tmp_path: Pa
 def test_a_number_that_makes_no_sense_ends_nothing(tmp_path: Path, compact: Version, truth: float) -> None:
     learner = learner_of(compact, tmp_path)
     for sequence, z in enumerate(rows()[:20]):
-        learner.embedded(sequence, z, compact.id, truth if sequence % 2 else 0.5)
+        learner.embedded(sequence, z, compact.id, truth if sequence % 2 else 0.5, own=True)
     assert int(learner.memory.count) == 20
 
 

@@ -9,7 +9,7 @@ import pytest
 from streamsplit.client.synchroniser import Fetched, Synchroniser, Wish
 from streamsplit.errors import RemoteProtocolError
 from streamsplit.server.uploads import Uploads
-from streamsplit.wire.messages import PIECE_BYTES, EncoderVersion, Newest, Piece, Taken, Thing, Want
+from streamsplit.wire.messages import PIECE_BYTES, PROTOCOL, EncoderVersion, Newest, Piece, Taken, Thing, Want
 
 CONTENT = bytes(range(251)) * 300
 
@@ -58,7 +58,7 @@ def test_a_download_goes_on_at_its_offset_after_a_reconnect() -> None:
     device.sync.fetch(Wish(Thing.WHOLE, "v2"), 100_000)
     device.sync.heard(answer(wanted(device)))
     assert wanted(device).offset == PIECE_BYTES
-    device.sync.connected()
+    device.sync.connected(PROTOCOL)
     assert wanted(device).offset == PIECE_BYTES
 
 
@@ -155,7 +155,7 @@ def test_a_thing_is_sent_whole_and_again_from_its_beginning_after_a_reconnect() 
     device, server = Device(), Uploads()
     device.sync.send(Thing.DIFFERENCE, "", "v1", CONTENT)
     for connection in range(2):
-        device.sync.connected()
+        device.sync.connected(PROTOCOL)
         said: Taken | bytes = Taken(Thing.DIFFERENCE, 0)
         for _ in range(2 + 10 * connection):
             message = device.sync.next()
@@ -202,3 +202,14 @@ def test_what_is_withdrawn_is_sent_no_more_and_not_reported() -> None:
     device.sync.heard(Taken(Thing.DIFFERENCE, PIECE_BYTES))
     assert device.sync.next() is None
     assert device.given == []
+
+
+def test_a_server_of_an_earlier_protocol_is_not_asked_for_a_head() -> None:
+    device = Device()
+    device.sync.connected("1.1")
+    device.sync.fetch(Wish(Thing.HEAD, "v2"), 100_000)
+    assert device.sync.next() is None
+    assert [(one.wish.thing, one.content) for one in device.fetched] == [(Thing.HEAD, b"")]
+    device.sync.send(Thing.MEMORY, "v2", "", CONTENT)
+    device.sync.fetch(Wish(Thing.HEAD, "v2"), 100_000)
+    assert isinstance(device.sync.next(), Piece)

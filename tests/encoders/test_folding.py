@@ -35,17 +35,12 @@ def test_an_embedding_does_not_depend_on_its_batch(subject: Subject) -> None:
     encoder, mel = subject.encoder, subject.mel
     for split in range(encoder.last_split + 1):
         activation = encoder.head(mel, split).contiguous()
-        alone = [
-            encoder.tail_with_uncertainty(activation[index : index + 1], split) for index in range(len(mel))
-        ]
+        alone = [encoder.tail_and_own(activation[index : index + 1], split) for index in range(len(mel))]
         for batch in (size for size in BATCHES if size <= len(mel)):
             assert torch.equal(encoder.head(mel[:batch], split), activation[:batch]), (split, batch)
-            embeddings, uncertainties = encoder.tail_with_uncertainty(activation[:batch], split)
+            embeddings, own = encoder.tail_and_own(activation[:batch], split)
             assert torch.equal(embeddings, torch.cat([one for one, _ in alone[:batch]])), (split, batch)
-            if uncertainties is not None:
-                assert torch.equal(
-                    uncertainties, torch.cat([one for _, one in alone[:batch] if one is not None])
-                )
+            assert torch.equal(own, torch.cat([one for _, one in alone[:batch]])), (split, batch)
 
 
 @given(order=st.permutations(range(32)), batch=st.integers(1, 32), split=st.integers(0, 3))

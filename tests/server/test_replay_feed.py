@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from streamsplit.audio.window import SILENCE_DBFS, Samples
 from streamsplit.encoders.version import Version
 from streamsplit.learning.replay import ReplayReader
@@ -41,7 +43,7 @@ def test_silence_and_embeddings_are_not_kept(compact: Version, sound: Samples, t
     jobs[2] = replace(jobs[2], split=compact.encoder.last_split)
     feed = ReplayFeed(tmp_path / "ring.db", 10**8, serve([compact], "cpu"), compact.name)
     feed.start()
-    feed([Committed(job, None) for job in jobs])
+    feed([Committed(job, np.zeros(128, np.float32), None) for job in jobs])
     feed.stop()
     assert feed.kept == 2
     with ReplayReader(tmp_path / "ring.db") as reader:

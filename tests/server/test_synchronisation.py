@@ -13,6 +13,7 @@ from streamsplit.learning.memory import DistributionMemory
 from streamsplit.learning.memory_file import pack
 from streamsplit.learning.upgrade import make_upgrade
 from streamsplit.server.inbox import Inbox
+from streamsplit.server.labels import LabelBook
 from streamsplit.server.publications import Publications
 from streamsplit.server.synchronisation import Synchronisation
 from streamsplit.server.versions import ServedVersion, serve
@@ -28,7 +29,13 @@ def served(compact: Version) -> dict[str, ServedVersion]:
 def sync(tmp_path: Path, compact: Version, served: dict[str, ServedVersion]) -> Synchronisation:
     publications = Publications(tmp_path / "published")
     publications.start(compact, 0)
-    made = Synchronisation(publications, Inbox(tmp_path / "inbox"), tmp_path / "memories", served)
+    made = Synchronisation(
+        publications,
+        Inbox(tmp_path / "inbox"),
+        tmp_path / "memories",
+        served,
+        LabelBook(tmp_path / "labels", served),
+    )
     made.look()
     return made
 

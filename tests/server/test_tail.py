@@ -41,7 +41,8 @@ class FakeVersion:
         time.sleep(self.window_s * len(payloads))
         self.batches.append((split, len(payloads)))
         problems = {index: "it is bad" for index, payload in enumerate(payloads) if payload == b"bad"}
-        return Embedded(np.stack([UNIT] * len(payloads)), None, problems, [b""] * len(payloads))
+        rows = np.stack([UNIT] * len(payloads))
+        return Embedded(rows, rows, None, problems, [b""] * len(payloads))
 
 
 class Told:

@@ -27,6 +27,7 @@ class Thing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     THING_WHOLE: _ClassVar[Thing]
     THING_MEMORY: _ClassVar[Thing]
     THING_DIFFERENCE: _ClassVar[Thing]
+    THING_HEAD: _ClassVar[Thing]
 CODEC_UNSPECIFIED: Codec
 CODEC_FP32: Codec
 CODEC_FP16: Codec
@@ -42,6 +43,7 @@ THING_UPGRADE: Thing
 THING_WHOLE: Thing
 THING_MEMORY: Thing
 THING_DIFFERENCE: Thing
+THING_HEAD: Thing
 
 class DeviceMessage(_message.Message):
     __slots__ = ("hello", "open_stream", "window", "name_version", "want", "piece")

@@ -1,0 +1,97 @@
+"""The book of labels: one teacher per served version, kept over restarts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamsplit.encoders.version import Version
+from streamsplit.learning.label_head import LabelHead
+from streamsplit.server.commit import Committed
+from streamsplit.server.events import WindowJob
+from streamsplit.server.labels import LabelBook
+from streamsplit.server.versions import serve
+from streamsplit.wire.codec import Codec
+
+
+def windows(version: Version, count: int, labels: tuple[str | None, ...], seed: int = 0) -> list[Committed]:
+    generator = np.random.default_rng(seed)
+    job = WindowJob("d", "s", 0, 0, 0, 16000, 0, version.id, 0, Codec.INT8, b"", -30.0, None, None)
+    rows = generator.standard_normal((count, 128)).astype(np.float32)
+    rows[np.arange(count), np.arange(count) % len(labels)] += 20.0
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return [
+        Committed(replace(job, sequence=place, label=labels[place % len(labels)]), row, None)
+        for place, row in enumerate(rows)
+    ]
+
+
+def test_labelled_windows_make_a_head_and_others_do_not(compact: Version, tmp_path: Path) -> None:
+    book = LabelBook(tmp_path / "labels", serve([compact], "cpu"))
+    book(windows(compact, 40, (None,)))
+    assert book.head(compact.id) == b""
+    book(windows(compact, 90, ("rain", None, "bark")))
+    head = LabelHead.unpack(book.head(compact.id), 128)
+    assert set(head.classes) == {"rain", "bark"}
+    fresh = windows(compact, 60, ("rain", None, "bark"), seed=1)
+    said = head.judge(np.stack([one.own for one in fresh])).probabilities.argmax(1)
+    for one, place in zip(fresh, said, strict=True):
+        assert one.job.label in (None, head.classes[place])
+
+
+def test_a_head_stays_the_same_until_much_has_come(compact: Version, tmp_path: Path) -> None:
+    book = LabelBook(tmp_path / "labels", serve([compact], "cpu"))
+    book(windows(compact, 100, ("rain", "bark")))
+    first = book.head(compact.id)
+    book(windows(compact, 5, ("rain", "bark"), seed=2))
+    assert book.head(compact.id) == first
+    book(windows(compact, 20, ("rain", "bark"), seed=3))
+    assert book.head(compact.id) != first
+
+
+def test_no_head_of_a_version_that_is_not_served(compact: Version, tmp_path: Path) -> None:
+    served = serve([compact], "cpu")
+    book = LabelBook(tmp_path / "labels", served)
+    book(windows(compact, 100, ("rain", "bark")))
+    assert book.head("../other") == b""
+    del served[compact.id]
+    assert book.head(compact.id) == b""
+
+
+def test_what_was_taught_outlives_the_server(compact: Version, tmp_path: Path) -> None:
+    served = serve([compact], "cpu")
+    first = LabelBook(tmp_path / "labels", served)
+    first(windows(compact, 100, ("rain", "bark")))
+    packed = first.head(compact.id)
+    first(windows(compact, 4, ("rain", "bark"), seed=2))
+    first.close()
+    (tmp_path / "labels" / "gone-1.labels").write_bytes(b"")
+    again = LabelBook(tmp_path / "labels", served)
+    assert LabelHead.unpack(again.head(compact.id), 128).classes == LabelHead.unpack(packed, 128).classes
+    assert [path.name for path in (tmp_path / "labels").iterdir()] == [f"{compact.id}.labels"]
+
+
+def test_a_damaged_file_costs_what_was_taught_and_is_told(
+    compact: Version, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / f"{compact.id}.labels").write_bytes(b"nonsense")
+    book = LabelBook(tmp_path, serve([compact], "cpu"))
+    with caplog.at_level(logging.WARNING):
+        book(windows(compact, 100, ("rain", "bark")))
+    assert "labels are learned anew" in caplog.text
+    assert book.head(compact.id) != b""
+
+
+def test_a_full_disk_costs_the_file_and_not_the_head(
+    compact: Version, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "labels").write_bytes(b"a file where a folder should be")
+    book = LabelBook(tmp_path / "labels", serve([compact], "cpu"))
+    book(windows(compact, 100, ("rain", "bark")))
+    with caplog.at_level(logging.ERROR):
+        assert book.head(compact.id) != b""
+    assert "is not kept" in caplog.text
