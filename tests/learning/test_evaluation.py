@@ -109,6 +109,19 @@ def test_uncertainty_that_knows_the_errors_recovers_them_first(made: Clips) -> N
     assert nothing["recovered"] is None
 
 
+def test_what_labels_taught_is_unsure_of_windows_that_are_like_no_class(made: Clips) -> None:
+    dense = F.normalize(drawn(made, 0.05), dim=1)
+    lost = torch.arange(len(dense)) % 10 == 0
+    noise = torch.randn(dense.shape, generator=torch.Generator().manual_seed(4))
+    blurred = F.normalize(dense.mean(0) + 0.05 * noise, dim=1)
+    signals = judge_uncertainty({"lite": torch.where(lost[:, None], blurred, dense), "dense": dense}, made)[
+        "signals"
+    ]
+    assert signals["head entropy"]["auroc"] > 0.8
+    assert signals["head margin"]["auroc"] > 0.8
+    assert 0.0 <= signals["component classes"]["auroc"] <= 1.0
+
+
 def test_folds_count_alike_and_what_cannot_be_asked_counts_nowhere() -> None:
     folds = torch.tensor([1, 1, 1, 2])
     said = by_fold(torch.tensor([1.0, 0.0, torch.nan, 1.0]), folds)
