@@ -247,14 +247,14 @@ def _of_labels(lite: Tensor, clips: Clips, folds: Tensor) -> dict[str, Tensor]:
         inside, others = folds == fold, torch.nonzero(folds != fold).flatten()
         teacher, memory = LabelTeacher(lite.shape[1]), DistributionMemory(MemorySettings(dim=lite.shape[1]))
         order = others[torch.randperm(len(others), generator=torch.Generator().manual_seed(0))]
-        for part in order.split(CHUNK):
+        for part in torch.split(order, CHUNK):
             teacher.learn(lite[part].numpy(), [names[window] for window in part.tolist()])
             memory.update(lite[part])
         head = teacher.head()
         if head is None:
             continue
         stand_for = ComponentClasses(memory.settings.components, len(head.classes))
-        for part in order.split(CHUNK):
+        for part in torch.split(order, CHUNK):
             said = head.judge(lite[part].numpy()).probabilities
             stand_for.learn(memory.posterior(lite[part]).numpy(), said)
         judged = head.judge(lite[inside].numpy())
