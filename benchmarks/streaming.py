@@ -64,6 +64,8 @@ class StreamingSettings:
         run: decisions in a row that go the same way, where `share` is below 1.
         edge: whether the device trains, too, and its differences are merged.
         fails: whether the link is down for DOWN_S after every UP_S, in wall time.
+        objective: what the device minimises, a key of `OBJECTIVES`.
+        batch: windows of its micro-batch.
         refiner: settings of `RefinerSettings` by name, over this benchmark's own.
     """
 
@@ -72,6 +74,8 @@ class StreamingSettings:
     run: int = 1
     edge: bool = True
     fails: bool = False
+    objective: str = "reservoir"
+    batch: int = EDGE_BATCH
     refiner: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -97,6 +101,16 @@ STREAMING = (
             ("streaming-outages", 1.0, 1, True),
         )
         for end, refiner in (("", {}), ("-no-hybrid", NO_HYBRID))
+    ),
+    *(
+        StreamingSettings(f"streaming-{name}-{batch}", objective=name, batch=batch)
+        for name, batch in (
+            ("reservoir", 2),
+            ("in-batch", 8),
+            ("cached", 1),
+            ("transport", 8),
+            ("published", 8),
+        )
     ),
 )
 
@@ -145,7 +159,7 @@ def stream_through(
     made = make_sounds(tracks, sounds, first.front_end.sample_rate_hz, first.front_end.window_samples)
     windows, audible = write_manifest(made, folder / "manifest.csv", pairs, seed)
     refiner = _refiner(settings, seed)
-    _write_settings(folder, settings, refiner, pairs / EDGE_BATCH / windows, seed)
+    _write_settings(folder, settings, refiner, pairs / settings.batch / windows, seed)
     told = Progress(folder, refiner["batch"], audible, update)
     link = asyncio.run(_play(folder, weights, settings, seed, told))
     return _outcome(folder, first, settings, seed, {"windows": windows, "audible": audible, **link})
@@ -172,7 +186,8 @@ def _write_settings(
 ) -> None:
     learn = {
         "mode": "train" if settings.edge else "memory",
-        "batch": EDGE_BATCH,
+        "objective": settings.objective,
+        "batch": settings.batch,
         "pieces_per_window": pieces_per_window,
         "difference_windows": 1000,
         "sync": "always",
@@ -292,7 +307,7 @@ def _outcome(
     device = load(taken) if taken.exists() else first
     shadow = None
     if settings.edge:
-        learner = EdgeSettings(ObjectiveSettings(), batch=EDGE_BATCH, seed=seed)
+        learner = EdgeSettings(ObjectiveSettings(settings.objective), batch=settings.batch, seed=seed)
         shadow = EdgeLearner(device, learner)
         shadow.restore(folder / "client" / "training.safetensors")
     log = folder / "refiner" / "log.jsonl"  # there from the first round on
@@ -308,6 +323,6 @@ def _outcome(
         "downlink_bytes": replayed.get("downlink_bytes"),
     }
     if shadow is not None:
-        figures["edge_pairs"] = shadow.counters.updates * EDGE_BATCH * shadow.settings.accumulate
+        figures["edge_pairs"] = shadow.counters.updates * settings.batch * shadow.settings.accumulate
         figures["edge_heard"], figures["edge_silent"] = shadow.counters.heard, shadow.counters.silent
     return Streamed(newest, device, shadow, figures)
