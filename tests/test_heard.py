@@ -15,8 +15,8 @@ from streamsplit.encoders.registry import resolve
 from streamsplit.server.query import embed_recording
 from streamsplit.server.search import nearest
 from streamsplit.server.store import EmbeddingStore, StoredWindow, Vectors
+from tests.client.devices import client
 from tests.client.test_capture import SoundServer, sound_server  # noqa: F401 - a fixture
-from tests.client.test_daemon import client
 from tests.conftest import Serve
 
 

@@ -12,7 +12,7 @@ from streamsplit.encoders.version import Version
 from streamsplit.errors import LinkError, RefusedError, StreamSplitError
 from streamsplit.server.keys import make_ca, make_device_key, make_server_key, make_token
 from streamsplit.server.store import EmbeddingStore
-from tests.client.test_daemon import Played, blocks, client
+from tests.client.devices import Played, blocks, client
 from tests.conftest import Serve
 
 

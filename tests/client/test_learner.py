@@ -24,7 +24,7 @@ from streamsplit.server.app import running
 from streamsplit.server.publications import Publications
 from streamsplit.server.refiner import INBOX, PUBLISHED
 from streamsplit.server.store import EmbeddingStore
-from tests.client.test_daemon import Played, blocks
+from tests.client.devices import Played, blocks
 
 
 def serving(folder: Path) -> ServerSettings:

@@ -17,7 +17,7 @@ from streamsplit.policy.observation import Observation, Option
 from streamsplit.policy.profile import Profile, profile_for
 from streamsplit.policy.quality import flat
 from streamsplit.wire.codec import Codec
-from tests.client.test_daemon import Played, blocks, client
+from tests.client.devices import Played, blocks, client
 from tests.conftest import Serve
 
 OPTIONS = [Option(3, "int4", 200.0), Option(4, "int8", 130.0)]

@@ -1,69 +1,30 @@
-"""The edge learner learns in small steps, holds a bounded memory, survives a kill to the bit, and leaves the served weights alone."""
+"""The edge learner learns in small steps from whatever it hears, holds a bounded memory, and leaves the served weights alone."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from streamsplit.encoders.calibrate import calibrate, made_mel
-from streamsplit.encoders.catalogue import build
-from streamsplit.encoders.version import Version, freeze
-from streamsplit.errors import ConfigError, StorageError
-from streamsplit.learning.edge import EdgeLearner, EdgeSettings, Work
+from streamsplit.encoders.version import Version
+from streamsplit.errors import ConfigError
+from streamsplit.learning.edge import EdgeLearner, EdgeSettings
 from streamsplit.learning.objectives import OBJECTIVES, ObjectiveSettings
 from streamsplit.learning.pool import WindowPool
-from streamsplit.learning.progress import load_progress
-from streamsplit.learning.shadow import Norms
 from streamsplit.learning.views import ViewSettings
-
-STATISTICS = ("running_mean", "running_var")
-SMALL = EdgeSettings(batch=2, accumulate=2, windows=32, fewest_windows=8, queue_windows=32)
-
-
-def settings(name: str, **changes: object) -> EdgeSettings:
-    objective = ObjectiveSettings(name, fresh_windows=8, sampled=16, directions=8)
-    return replace(SMALL, objective=objective, **changes)  # type: ignore[arg-type]
-
-
-def codes(number: int) -> np.ndarray:
-    """Made of its number: bands of noise, each window others."""
-    rng = np.random.default_rng(number)
-    bands = rng.integers(0, 200, (64, 1)) * (rng.random((64, 1)) < 0.3)
-    return (bands + rng.integers(0, 40, (64, 96))).astype(np.uint8)
-
-
-def hear(learner: EdgeLearner, first: int, count: int) -> None:
-    for number in range(first, first + count):
-        learner.hear(codes(number), number * 0.96)
-
-
-def mobile(other: Version) -> Version:
-    """Another encoder, not calibrated: training does not ask for that."""
-    encoder = build("mobile")
-    return replace(other, encoder=encoder.for_inference(), state=encoder.state_dict())
-
-
-def until_updates(learner: EdgeLearner, updates: int) -> list[Work]:
-    """Steps, a window heard before each."""
-    done: list[Work] = []
-    while learner.counters.updates < updates:
-        hear(learner, learner.counters.heard, 2)
-        done.append(learner.step() or pytest.fail("expected work"))
-    return done
-
-
-def same(one: EdgeLearner, other: EdgeLearner) -> bool:
-    first, second = one.shadow.tensors(), other.shadow.tensors()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+from tests.learning.learners import (
+    SMALL,
+    codes,
+    hear,
+    same,
+    scenario,
+    settings,
+    until_updates,
+    work_on,
+)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -167,198 +128,6 @@ def test_cached_gradients_are_those_of_the_whole_batch(compact: Version) -> None
         assert float((other - pulls[0]).norm() / pulls[0].norm()) < 1e-3
 
 
-def test_norms_and_weights_of_what_is_frozen_never_move(compact: Version) -> None:
-    learner = EdgeLearner(compact, settings("cached", train_front=False))
-    before = {name: tensor.clone() for name, tensor in learner.shadow.encoder.state_dict().items()}
-    hear(learner, 0, 8)
-    until_updates(learner, 3)
-    learner.difference()
-    after = learner.shadow.encoder.state_dict()
-    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
-    assert moved
-    assert all(name.startswith("blocks.3.") for name in moved)
-    assert set(learner.difference()) >= {name for name in moved if not name.endswith("num_batches_tracked")}
-
-
-def norms(learner: EdgeLearner) -> list[Tensor]:
-    return [
-        tensor.clone()
-        for name, tensor in learner.shadow.tensors().items()
-        if name.rpartition(".")[2] in STATISTICS
-    ]
-
-
-def test_stored_norms_move_before_an_optimiser_step_and_not_within(compact: Version) -> None:
-    learner = EdgeLearner(compact, settings("reservoir", norms="stored"))
-    hear(learner, 0, 16)
-    for _ in range(2):
-        moved = []
-        for _ in range(4):
-            before = norms(learner)
-            work = learner.step()
-            assert work is not None
-            changed = not all(map(torch.equal, before, norms(learner)))
-            moved.append((work.kind, changed))
-        assert moved == [("listened", True)] * 2 + [("learned", False)] * 2
-    assert learner.counters.updates == 2
-
-
-def test_with_stored_norms_an_embedding_does_not_depend_on_its_batch(compact: Version) -> None:
-    learner = EdgeLearner(compact, settings("cached", norms="stored"))
-    hear(learner, 0, 16)
-    until_updates(learner, 1)
-    learner.shadow.to_train()
-    mel = learner.recent.mel(torch.arange(8))
-    with torch.no_grad():
-        together = learner.shadow.embed(mel)["lite"]
-        alone = torch.cat([learner.shadow.embed(one)["lite"] for one in mel.split(1)])
-    assert torch.allclose(together, alone, atol=1e-5)
-
-
-def test_listening_moves_no_norm(compact: Version) -> None:
-    learner = EdgeLearner(compact, settings("cached"))
-    hear(learner, 0, 8)
-    work = learner.step()
-    assert work is not None
-    assert work.kind == "listened"
-    statistics = [m for m in learner.shadow.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
-    served = compact.trainable()
-    expected = [m for m in served.modules() if isinstance(m, nn.BatchNorm2d)]
-    for mine, theirs in zip(statistics, expected, strict=True):
-        assert torch.equal(mine.running_mean, theirs.running_mean)  # type: ignore[arg-type]
-        assert torch.equal(mine.running_var, theirs.running_var)  # type: ignore[arg-type]
-
-
-def test_all_paths_train_the_dense_tail_too(compact: Version) -> None:
-    learner = EdgeLearner(compact, settings("reservoir", paths="all"))
-    hear(learner, 0, 8)
-    work = until_updates(learner, 1)
-    assert "dense-lite/contrast" in work[-1].terms
-    assert any(
-        name.startswith("dense") and part.abs().max() > 0 for name, part in learner.difference().items()
-    )
-
-
-def test_all_paths_train_every_tail_and_nothing_before_them_where_the_front_stays(compact: Version) -> None:
-    learner = EdgeLearner(compact, settings("reservoir", paths="all", train_front=False))
-    hear(learner, 0, 8)
-    until_updates(learner, 2)
-    moved = {name.split(".")[0] for name, part in learner.difference().items() if part.abs().max() > 0}
-    assert moved == {"blocks", "widened", "unsqueezed", "dense"}
-    assert {name.split(".")[1] for name in learner.difference() if name.startswith("blocks")} == {"3"}
-
-
-def test_one_path_encoders_learn_too(compact: Version) -> None:
-    learner = EdgeLearner(mobile(compact), settings("reservoir"))
-    hear(learner, 0, 8)
-    until_updates(learner, 1)
-    assert max(float(part.abs().max()) for part in learner.difference().values()) > 0
-
-
-# A kill.
-
-
-def scenario(compact: Version, name: str, momentum: float = 0.0, norms: Norms = "batch") -> EdgeLearner:
-    objective = ObjectiveSettings(name, fresh_windows=8, sampled=16, directions=8, momentum=momentum)
-    learner = EdgeLearner(compact, replace(SMALL, objective=objective, norms=norms))
-    hear(learner, 0, 8)
-    return learner
-
-
-def work_on(learner: EdgeLearner, steps: int) -> None:
-    for _ in range(steps):
-        learner.step()
-        hear(learner, learner.counters.heard, 2)
-
-
-@pytest.mark.parametrize("after", [1, 3, 4, 6])
-@pytest.mark.parametrize(
-    ("name", "momentum", "norms"),
-    [
-        ("cached", 0.0, "batch"),
-        ("published", 0.0, "batch"),
-        ("transport", 0.0, "stored"),
-        ("expected", 0.9, "stored"),
-    ],
-)
-def test_a_learner_saved_between_any_two_steps_goes_on_to_the_same_bits(
-    compact: Version, tmp_path: Path, name: str, momentum: float, norms: Norms, after: int
-) -> None:
-    whole = scenario(compact, name, momentum, norms)
-    work_on(whole, after)
-    whole.save(tmp_path / "edge")
-    resumed = scenario(compact, name, momentum, norms)
-    resumed.restore(tmp_path / "edge")
-    for learner in (whole, resumed):
-        work_on(learner, 7)
-    assert resumed.counters == whole.counters
-    assert same(resumed, whole)
-
-
-def test_a_learner_with_kept_windows_goes_on_to_the_same_bits(compact: Version, tmp_path: Path) -> None:
-    keeping = replace(SMALL, windows=32, fewest_windows=8, kept_share=0.5)
-    whole, resumed = EdgeLearner(compact, keeping), EdgeLearner(compact, keeping)
-    for _ in range(8):
-        hear(whole, whole.counters.heard, 8)
-        whole.step()
-    assert len(whole.recent) == 32
-    whole.save(tmp_path / "edge")
-    resumed.restore(tmp_path / "edge")
-    for learner in (whole, resumed):
-        work_on(learner, 7)
-    assert same(resumed, whole)
-    assert torch.equal(resumed.recent.start_s, whole.recent.start_s)
-    assert whole.held_bytes <= whole.bound_bytes
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from streamsplit.encoders.registry import make_untrained
-from tests.learning.test_edge import scenario, work_on
-learner = scenario(make_untrained("compact", seed=0), "transport")
-work_on(learner, 5)
-learner.save(Path(sys.argv[1]))
-work_on(learner, 2)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_killed_process_is_gone_on_from_to_the_same_bits(compact: Version, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "edge")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
-    resumed, whole = scenario(compact, "transport"), scenario(compact, "transport")
-    resumed.restore(tmp_path / "edge")
-    work_on(whole, 5)
-    for learner in (resumed, whole):
-        work_on(learner, 9)
-    assert whole.counters.updates >= 2
-    assert same(resumed, whole)
-    assert os.listdir(tmp_path) == ["edge"]
-
-
-def test_other_settings_versions_or_damage_do_not_go_on(compact: Version, tmp_path: Path) -> None:
-    file = tmp_path / "edge"
-    learner = EdgeLearner(compact, SMALL)
-    learner.save(file)
-    with pytest.raises(ConfigError, match=r"learned with other settings \(batch, seed\)"):
-        EdgeLearner(compact, replace(SMALL, batch=4, seed=3)).restore(file)
-    with pytest.raises(ConfigError, match=r"learned with other settings \(kept_share\)"):
-        EdgeLearner(compact, replace(SMALL, kept_share=0.0)).restore(file)
-    with pytest.raises(ConfigError, match="learned from version compact-"):
-        EdgeLearner(replace(compact, id="compact-other"), SMALL).restore(file)
-    file.write_bytes(file.read_bytes()[:20_000])
-    with pytest.raises(StorageError, match="not a readable training"):
-        EdgeLearner(compact, SMALL).restore(file)
-
-
 def test_the_seed_decides(compact: Version) -> None:
     learners = [EdgeLearner(compact, replace(SMALL, seed=seed)) for seed in (1, 1, 2)]
     for learner in learners:
@@ -366,9 +135,6 @@ def test_the_seed_decides(compact: Version) -> None:
         until_updates(learner, 1)
     assert same(learners[0], learners[1])
     assert not same(learners[0], learners[2])
-
-
-# What it holds and hears.
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -458,84 +224,6 @@ def test_a_gradient_that_is_not_finite_is_thrown_away(compact: Version) -> None:
     assert (learner.counters.updates, learner.counters.skipped) == (0, 1)
     assert all(torch.isfinite(tensor).all() for tensor in learner.shadow.tensors().values())
     until_updates(learner, 1)
-
-
-# Versions.
-
-
-def published(learner: EdgeLearner, shift: float) -> Version:
-    """The served version, its lite projection moved by so much, as a server might publish it."""
-    encoder = learner.version.trainable()
-    with torch.no_grad():
-        encoder.embedding_block.project.bias += shift
-    mel = made_mel(encoder.front_end, 32)
-    return freeze(encoder, *calibrate(encoder, mel), trained=True)
-
-
-def test_the_difference_brings_the_served_weights_to_the_shadow(compact: Version) -> None:
-    learner = EdgeLearner(compact, SMALL)
-    assert all(float(part.abs().max()) == 0 for part in learner.difference().values())
-    hear(learner, 0, 16)
-    until_updates(learner, 2)
-    difference = learner.difference()
-    shadow = learner.shadow.encoder.state_dict()
-    for name, part in difference.items():
-        assert torch.allclose(compact.state[name] + part, shadow[name], atol=1e-6)
-
-
-def test_a_rebase_keeps_what_was_learned_since_the_difference_was_sent(compact: Version) -> None:
-    learner = EdgeLearner(compact, SMALL)
-    hear(learner, 0, 16)
-    until_updates(learner, 2)
-    sent = learner.difference()
-    until_updates(learner, 4)
-    since = {name: part - sent[name] for name, part in learner.shadow.difference().items()}
-    fresh = published(learner, 0.5)
-    learner.rebase(fresh, sent)
-    assert learner.version is fresh
-    bias = "blocks.3.project.bias"
-    assert torch.allclose(learner.shadow.tensors()[bias], fresh.state[bias] + since[bias], atol=1e-6)
-    assert torch.allclose(learner.shadow.difference()[bias], since[bias], atol=1e-6)
-    norm = "blocks.3.layers.norm.running_var"
-    assert torch.equal(learner.shadow.tensors()[norm], fresh.state[norm])
-    assert SMALL.rate(learner.counters.since_rebase) < SMALL.learning_rate / 2
-    until_updates(learner, 5)
-
-
-def test_a_rebase_without_anything_sent_keeps_all_that_was_learned(compact: Version) -> None:
-    learner = EdgeLearner(compact, SMALL)
-    hear(learner, 0, 16)
-    until_updates(learner, 2)
-    learned = learner.shadow.difference()
-    learner.rebase(published(learner, 0.5))
-    weight = "blocks.3.project.weight"
-    assert torch.allclose(learner.shadow.difference()[weight], learned[weight], atol=1e-6)
-
-
-def test_the_optimiser_keeps_its_scale_and_forgets_its_direction_in_a_rebase(
-    compact: Version, tmp_path: Path
-) -> None:
-    learner = EdgeLearner(compact, SMALL)
-    hear(learner, 0, 16)
-    until_updates(learner, 2)
-    learner.save(tmp_path / "before")
-    learner.rebase(published(learner, 0.1))
-    learner.save(tmp_path / "after")
-    before, after = (load_progress(tmp_path / name).optimiser for name in ("before", "after"))
-    for name, value in before.items():
-        if name.endswith("/exp_avg"):
-            assert float(value.abs().max()) > 0
-            assert float(after[name].abs().max()) == 0
-        else:
-            assert torch.equal(after[name], value)
-
-
-def test_another_encoder_or_a_foreign_difference_is_refused(compact: Version) -> None:
-    learner = EdgeLearner(compact, SMALL)
-    with pytest.raises(ConfigError, match="rebase: expected a version of compact"):
-        learner.rebase(mobile(compact))
-    with pytest.raises(ConfigError, match=r"rebase: dense.0: sent, but not a tensor"):
-        learner.rebase(compact, {"dense.0": torch.zeros(1)})
 
 
 def test_the_rate_rises_then_stays_or_falls_to_nothing() -> None:

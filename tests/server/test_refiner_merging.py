@@ -1,0 +1,149 @@
+"""Devices' differences reach the refiner's version: once each, from bases that are still kept, and of whom they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamsplit.config import RefinerSettings
+from streamsplit.encoders.version import Version
+from streamsplit.errors import PayloadError
+from streamsplit.learning.buffer import BufferedWindow
+from streamsplit.learning.device_difference import pack_device_difference
+from streamsplit.learning.differences import spec_of
+from streamsplit.learning.upgrade import make_upgrade
+from streamsplit.server.inbox import Inbox
+from streamsplit.server.overview import overview
+from streamsplit.server.publications import Publications
+from streamsplit.server.refiner import INBOX, PUBLISHED
+from tests.server.rounds import lines, more, process
+
+
+def learned(version: Version, seed: int, scale: float = 1e-3) -> dict[str, torch.Tensor]:
+    chance = torch.Generator().manual_seed(seed)
+    legal = spec_of(version.state, "blocks.3")
+    return {name: scale * torch.randn(shape, generator=chance) for name, shape in legal.items()}
+
+
+def test_devices_differences_are_merged_once(settings: RefinerSettings, compact: Version) -> None:
+    inbox = Inbox(settings.state_dir / INBOX)
+    for device in ("pi0", "pi1"):
+        for seed in (1, 2):  # the second takes the first one's place
+            message = pack_device_difference(learned(compact, seed), compact, device, 10)
+            inbox.put(device, message, compact)
+    assert len(inbox.waiting()) == 2
+    (inbox.folder / "0.0.difference").write_bytes(b"nonsense")
+    stopped = process(settings, compact, stop=lambda: True)
+    stopped.turn()
+    assert not inbox.waiting()
+    name = "blocks.3.project.weight"
+    moved = stopped._refiner.encoder.get_parameter(name).detach() - compact.state[name]
+    torch.testing.assert_close(moved, learned(compact, 2)[name], atol=2e-5, rtol=0.0)
+    assert set(stopped.standing.devices) == {"pi0", "pi1"}
+    again = process(settings, compact, stop=lambda: True)
+    again.turn()
+    assert torch.equal(
+        again._refiner.encoder.get_parameter(name), stopped._refiner.encoder.get_parameter(name)
+    )
+
+
+def test_of_a_second_difference_of_one_base_only_what_is_new_is_merged(
+    settings: RefinerSettings, compact: Version, heard: list[BufferedWindow]
+) -> None:
+    name = "blocks.3.project.weight"
+    inbox = Inbox(settings.state_dir / INBOX)
+    early = learned(compact, 1)
+    later = {key: 1.5 * part for key, part in early.items()}
+
+    def merged(version: Version, sent: dict[str, torch.Tensor]) -> torch.Tensor:
+        inbox.put("pi", pack_device_difference(sent, compact, "pi", 10), compact)
+        subject = process(settings, version, stop=lambda: True)
+        before = subject._refiner.encoder.get_parameter(name).detach().clone()
+        subject.turn()
+        return subject._refiner.encoder.get_parameter(name).detach() - before
+
+    torch.testing.assert_close(merged(compact, early), early[name], atol=2e-5, rtol=0.0)
+    assert process(settings, compact).turn()
+    more(settings, heard)
+    torch.testing.assert_close(merged(compact, later), 0.5 * early[name], atol=4e-5, rtol=0.0)
+    inbox.put("pi", pack_device_difference(later, compact, "pi", 10), compact)
+    for forgotten, share in ((False, 0.0), (True, 1.0)):
+        if forgotten:
+            inbox.forget()
+        new = inbox.since(inbox.waiting()[0], lambda id: compact if id == compact.id else None)
+        torch.testing.assert_close(new.tensors[name], share * later[name], atol=4e-5, rtol=0.0)
+
+
+def publish_more(settings: RefinerSettings, first: Version, count: int) -> Version:
+    """So many versions that descend from `first`, as a refiner would have published them; the newest."""
+    publications = Publications(settings.state_dir / PUBLISHED)
+    publications.start(first, 0)
+    encoder, base = first.trainable(), first
+    for _ in range(count):
+        with torch.no_grad():
+            encoder.get_parameter("dense.project.bias").add_(0.01)
+        version, message = make_upgrade(base, encoder, None)
+        assert publications.publish(version, base.id, message, None, 0) is not None
+        base = version
+    return base
+
+
+def test_a_difference_that_waited_through_two_publications_is_merged(
+    settings: RefinerSettings, compact: Version
+) -> None:
+    inbox = Inbox(settings.state_dir / INBOX)
+    inbox.put("pi", pack_device_difference(learned(compact, 1), compact, "pi", 10), compact)
+    newest = publish_more(settings, compact, 2)
+    subject = process(settings, compact, stop=lambda: True)
+    subject.turn()
+    name = "blocks.3.project.weight"
+    moved = subject._refiner.encoder.get_parameter(name).detach() - newest.state[name]
+    torch.testing.assert_close(moved, learned(compact, 1)[name], atol=4e-5, rtol=0.0)
+    assert (set(subject.standing.devices), subject.standing.lost) == ({"pi"}, 0)
+
+
+@pytest.mark.parametrize("gone", ["file", "line"])
+def test_a_difference_whose_base_is_gone_is_counted_and_told_once(
+    settings: RefinerSettings, compact: Version, gone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox = Inbox(settings.state_dir / INBOX)
+    first = compact
+    inbox.put("pi0", pack_device_difference(learned(compact, 1), compact, "pi0", 10), compact)
+    publications = Publications(settings.state_dir / PUBLISHED)
+    newest = publish_more(settings, compact, 2)
+    if gone == "file":
+        (publications.folder / f"{compact.id}.safetensors").unlink()
+    else:  # the server was given other weights
+        encoder = compact.trainable()
+        with torch.no_grad():
+            encoder.get_parameter("dense.project.bias").add_(1.0)
+        first = newest = make_upgrade(compact, encoder, None)[0]
+        publications.start(first, 0)
+    inbox.put("pi1", pack_device_difference(learned(newest, 2), newest, "pi1", 10), newest)
+    subject = process(settings, first)
+    assert subject.turn()
+    (told,) = [record for record in caplog.records if "left out" in record.message]
+    assert told.levelname == "WARNING"
+    assert f"device pi0: its base {compact.id} is not kept any more" in told.message
+    assert lines(settings)[0]["left_out"] == [f"device pi0: its base {compact.id} is not kept any more"]
+    assert set(lines(settings)[0]["devices"]) == {"pi1"}
+    assert not inbox.waiting()
+    seen = overview(settings.state_dir / "none.db", settings.state_dir)
+    assert (seen["differences_waiting"], seen["refiner_differences_lost"]) == (0, 1)
+    assert process(settings, first).standing.lost == 1, "a restart remembers it, and counts it once"
+
+
+@pytest.mark.parametrize("device", ["pi0", "pi1"])
+def test_the_inbox_takes_only_a_devices_own_difference(tmp_path: Path, compact: Version, device: str) -> None:
+    inbox = Inbox(tmp_path)
+    message = pack_device_difference(learned(compact, 1), compact, "pi0", 10)
+    if device == "pi0":
+        inbox.put(device, message, compact)
+        assert len(inbox.waiting()) == 1
+    else:
+        with pytest.raises(PayloadError, match="of device pi1"):
+            inbox.put(device, message, compact)
+    with pytest.raises(ValueError, match="dense"):
+        pack_device_difference({"dense.project.bias": torch.ones(128)}, compact, "pi0", 1)
