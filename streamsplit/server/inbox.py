@@ -4,6 +4,7 @@ A file is a message of `learning.differences` whose header also says "device", "
 device has one place: what it sends before the refiner has looked takes the place of what it sent before, so the folder is bounded by
 the number of devices, and a device's difference must be all it has learned since its base.
 
+A round first moves what it will merge to claimed/, where the server replaces nothing: what a device sends from then on is the next round's.
 What has been merged is put away in taken/, again one for a device: of a later difference of the same base only what is new is to be merged.
 """
 
@@ -22,7 +23,7 @@ from streamsplit.learning.device_difference import device_difference
 from streamsplit.learning.differences import header_of
 from streamsplit.whole_file import write_whole
 
-TAKEN = "taken"
+CLAIMED, TAKEN = "claimed", "taken"
 
 
 class Inbox:
@@ -56,20 +57,38 @@ class Inbox:
             raise PayloadError(f"difference: expected one of device {device}, got one of {one.device}")
         name = hashlib.sha256(device.encode()).hexdigest()[:16]
         stamp = hashlib.sha256(message).hexdigest()[:12]
-        write_whole(self.folder / f"{name}.{stamp}.difference", message)
-        for other in self.folder.glob(f"{name}.*.difference"):
-            if stamp not in other.name:
-                other.unlink(missing_ok=True)
+        place = self.folder / f"{name}.{stamp}.difference"
+        write_whole(place, message)
+        _leave_only(place)
 
     def waiting(self) -> list[Path]:
         """Files that wait, by name."""
         return sorted(self.folder.glob("*.difference"))
 
+    def claim(self) -> list[Path]:
+        """Keeps what waits for who calls, until `take` or `drop`; what was claimed before a kill is among it, unless a newer one waited.
+
+        Raises:
+            StorageError: it cannot be moved.
+        """
+        claimed = self.folder / CLAIMED
+        try:
+            claimed.mkdir(exist_ok=True)
+            for path in self.waiting():
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # replaced this moment: the newer one waits for the next claim
+                    path.replace(claimed / path.name)
+                    _leave_only(claimed / path.name)
+        except OSError as error:
+            raise StorageError(f"{claimed}: differences cannot be moved there: {error.strerror}") from error
+        return sorted(claimed.glob("*.difference"))
+
     def read(self, path: Path, base_of: Callable[[str], Version | None]) -> DeviceDifference:
         """A difference.
 
         Args:
-            path: of `waiting`.
+            path: of `waiting` or `claim`.
             base_of: id -> the version, where a difference may be based on it.
 
         Raises:
@@ -87,7 +106,7 @@ class Inbox:
         return device_difference(message, base)
 
     def since(self, path: Path, base_of: Callable[[str], Version | None]) -> DeviceDifference:
-        """A waiting difference less what has been merged of the same device and base. Raises as `read` does."""
+        """A difference less what has been merged of the same device and base. Raises as `read` does."""
         one = self.read(path, base_of)
         taken = self._place(path.name)
         if not taken.exists():
@@ -101,17 +120,17 @@ class Inbox:
         return replace(one, tensors={name: part - before.tensors[name] for name, part in one.tensors.items()})
 
     def take(self, names: Iterable[str]) -> None:
-        """Puts away differences that have been merged."""
+        """Puts away differences, by their claimed files' names, that have been merged."""
         for name in names:
             place = self._place(name)
             with contextlib.suppress(FileNotFoundError):
                 place.parent.mkdir(exist_ok=True)
-                (self.folder / name).replace(place)
+                (self.folder / CLAIMED / name).replace(place)
 
     def drop(self, names: Iterable[str]) -> None:
-        """Removes differences that cannot be merged."""
+        """Removes claimed differences that cannot be merged."""
         for name in names:
-            (self.folder / name).unlink(missing_ok=True)
+            (self.folder / CLAIMED / name).unlink(missing_ok=True)
 
     def forget(self) -> None:
         """Forgets what has been merged: training starts again from weights without it."""
@@ -120,3 +139,10 @@ class Inbox:
 
     def _place(self, name: str) -> Path:
         return self.folder / TAKEN / f"{name.partition('.')[0]}.difference"
+
+
+def _leave_only(place: Path) -> None:
+    """Removes a device's other differences beside this one."""
+    for other in place.parent.glob(f"{place.name.partition('.')[0]}.*.difference"):
+        if other != place:
+            other.unlink(missing_ok=True)

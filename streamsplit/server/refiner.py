@@ -215,8 +215,9 @@ class RefinerProcess:
         frozen = frozen_blocks(self.settings.front, self.publications, self._base, reader, standing.rounds)
         if self._refiner.frozen != frozen:
             self._refiner = self._made(frozen, self._refiner.done)
-        names = [path.name for path in self.inbox.waiting()]
-        came = gather(self.inbox, names, self.publications, self._base, self.settings.most_difference)
+        came = gather(
+            self.inbox, self.inbox.claim(), self.publications, self._base, self.settings.most_difference
+        )
         self._refiner.add(came.difference.tensors)
         standing.devices = {device: round(share, 6) for device, share in came.difference.norms.items()}
         standing.merged, standing.left_out = came.merged, came.left_out

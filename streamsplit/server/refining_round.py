@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -191,9 +192,9 @@ def recent_windows(reader: ReplayReader, known: KnownVersions) -> TemporalBuffer
 
 
 def gather(
-    inbox: Inbox, names: list[str], publications: Publications, base: Version, most: float
+    inbox: Inbox, claimed: list[Path], publications: Publications, base: Version, most: float
 ) -> Gathered:
-    """What waits in the inbox as one difference.
+    """What a round has claimed of the inbox as one difference.
 
     A device's difference may be of any version that is still kept and that what is served descends from: it is applied to the newest as it
     is, as one of the version before is. (A device that was away, or a round that published while its difference waited, would otherwise have
@@ -201,7 +202,7 @@ def gather(
 
     Args:
         inbox: where.
-        names: of the files to merge.
+        claimed: the files to merge.
         publications: where versions are.
         base: what is refined.
         most: clip of a device's difference, as a share of the weights' norm.
@@ -209,18 +210,18 @@ def gather(
     bases = _Bases(publications, base)
     read: dict[str, DeviceDifference] = {}
     left_out: dict[str, str] = {}
-    for name in names:
+    for path in claimed:
         try:
-            read[name] = inbox.since(inbox.folder / name, bases.find)
+            read[path.name] = inbox.since(path, bases.find)
         except PayloadError as error:
-            left_out[name] = str(error)
+            left_out[path.name] = str(error)
     outcome = merge_differences(list(read.values()), base.state, most)
     for name, one in read.items():
         if one.device in outcome.refused:
             left_out[name] = f"device {one.device}: {outcome.refused[one.device]}"
     for why in left_out.values():
         logger.warning("a difference is left out: %s", why)
-    return Gathered(outcome, [name for name in names if name not in left_out], left_out)
+    return Gathered(outcome, [name for name in read if name not in left_out], left_out)
 
 
 class _Bases:

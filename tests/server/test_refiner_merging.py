@@ -135,6 +135,36 @@ def test_a_difference_whose_base_is_gone_is_counted_and_told_once(
     assert process(settings, first).standing.lost == 1, "a restart remembers it, and counts it once"
 
 
+def test_what_a_device_sends_while_a_round_merges_is_the_next_rounds(
+    tmp_path: Path, compact: Version
+) -> None:
+    inbox = Inbox(tmp_path)
+    early, later = learned(compact, 1), learned(compact, 2)
+    both = {name: part + later[name] for name, part in early.items()}
+    inbox.put("pi", pack_device_difference(early, compact, "pi", 10), compact)
+    (merged,) = inbox.claim()
+    inbox.put("pi", pack_device_difference(both, compact, "pi", 20), compact)
+    inbox.take([merged.name])
+    (waiting,) = inbox.waiting()
+    new = inbox.since(waiting, lambda id: compact if id == compact.id else None)
+    name = next(iter(later))
+    torch.testing.assert_close(new.tensors[name], later[name], atol=4e-5, rtol=0.0)
+
+
+def test_what_was_claimed_before_a_kill_is_claimed_again_unless_newer_came(
+    tmp_path: Path, compact: Version
+) -> None:
+    for device in ("pi0", "pi1"):
+        Inbox(tmp_path).put(device, pack_device_difference(learned(compact, 1), compact, device, 10), compact)
+    before = {path.name for path in Inbox(tmp_path).claim()}
+    inbox = Inbox(tmp_path)
+    inbox.put("pi1", pack_device_difference(learned(compact, 2), compact, "pi1", 20), compact)
+    again = {path.name for path in inbox.claim()}
+    assert len(before) == len(again) == 2
+    assert len(before & again) == 1
+    assert not inbox.waiting()
+
+
 @pytest.mark.parametrize("device", ["pi0", "pi1"])
 def test_the_inbox_takes_only_a_devices_own_difference(tmp_path: Path, compact: Version, device: str) -> None:
     inbox = Inbox(tmp_path)
