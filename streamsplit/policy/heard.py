@@ -54,8 +54,8 @@ class Heard:
                 said = (record["sequences"], record["disagreement"], record["posterior_entropy"])
                 if None in said:
                     continue
-                for sequence, *known in zip(*said, strict=True):
-                    signals[stream, sequence] = known[0], known[1]
+                for sequence, predicted, entropy in zip(*said, strict=True):
+                    signals[stream, sequence] = predicted, entropy
         rows = [(*windows[key], *signals[key]) for key in windows if key in signals]
         if len(rows) < FEWEST:
             raise ConfigError(

@@ -109,7 +109,11 @@ class Improver:
 
 @torch.no_grad()
 def ask(scorer: Scorer, worlds: Worlds, settings: ImproveSettings, generator: np.random.Generator) -> Asked:
-    """Flies once through the worlds and tries every option at some moments."""
+    """Flies once through the worlds and tries every option at some moments.
+
+    Raises:
+        ValueError: no moment was asked: the share is too small for worlds so short, or none of them leaves a choice.
+    """
     flight = Flight(Simulator(worlds, np.arange(len(worlds))))
     features, behind = [], []
     while not (over := flight.simulator.ended | flight.simulator.empty).all():
@@ -123,6 +127,10 @@ def ask(scorer: Scorer, worlds: Worlds, settings: ImproveSettings, generator: np
         slots = _best(scorer, seen)
         wishes = np.where(flight.possible, generator.random(flight.possible.shape), -1.0).argmax(axis=1)
         flight.fly(np.where(generator.random(len(slots)) < settings.astray, wishes, slots))
+    if not features:
+        raise ValueError(
+            f"worlds: expected a moment with a choice among a share of {settings.share:g}, got none"
+        )
     return Asked(np.concatenate(features), np.concatenate(behind))
 
 

@@ -102,16 +102,16 @@ def measure_quality(
     def means(values: Array) -> tuple[float, ...]:
         return tuple(np.round(np.bincount(bins, values) / sizes, 4).tolist())
 
-    def beyond_doubt(gain: Array) -> Array:
+    def beyond_doubt(gain: Array) -> tuple[Array, Array, Array]:
         low, high = _interval(gain, bins, clips.clip.numpy(), len(clips))
-        return np.where((low > 0) | (high < 0), np.bincount(bins, gain) / sizes, 0.0)
+        return np.where((low > 0) | (high < 0), np.bincount(bins, gain) / sizes, 0.0), low, high
 
     gain = right[SERVER] - right[DEVICE]
-    low, high = _interval(gain, bins, clips.clip.numpy(), len(clips))
+    certain, low, high = beyond_doubt(gain)
     told = {DEVICE: np.bincount(bins, right[DEVICE]) / sizes}
-    told[SERVER] = told[DEVICE] + beyond_doubt(gain)
+    told[SERVER] = told[DEVICE] + certain
     for name in right.keys() - told.keys():
-        told[name] = told[SERVER] + beyond_doubt(right[name] - right[SERVER])
+        told[name] = told[SERVER] + beyond_doubt(right[name] - right[SERVER])[0]
     quality = Quality(
         f"measured: {source}: {len(clips)} clips, {len(clips.clip)} windows, {len(clips.classes)} classes; share of single windows that a "
         f"linear probe of each path's embedding gets right, one fold of {len(set(clips.folds))} left out; splits between at {codec.value}; "
@@ -161,7 +161,10 @@ def _bins(apart: Array) -> Numbers:
 
 
 def _kept(verdict: Tensor, clips: Clips) -> tuple[float, int]:
-    """Share right of silent windows if each takes the answer of the window before it; of all windows, where none is silent."""
+    """Share right of silent windows if each takes the answer of the window before it; of all windows, where none is silent.
+
+    Silent are those whose features are all alike: recordings' own zeros. A device asks for less (`SILENCE_DBFS`).
+    """
     flat = clips.features.reshape(len(clips.features), -1)
     silent = torch.from_numpy(flat.min(axis=1) == flat.max(axis=1))
     follows = torch.zeros(len(verdict), dtype=torch.bool)

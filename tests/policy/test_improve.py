@@ -59,6 +59,11 @@ def test_climbing_ends_at_what_paid(best: int) -> None:
     assert asked.lost(learner) == 0.0
 
 
+def test_a_flight_in_which_nothing_was_asked_is_told() -> None:
+    with pytest.raises(ValueError, match=r"share of 0, got none"):
+        ask(scorer(), certain_and_uncertain(), replace(ALL, share=0.0), np.random.default_rng(0))
+
+
 def test_moments_of_several_rounds_are_joined() -> None:
     parts = [ask(scorer(), certain_and_uncertain(), ALL, np.random.default_rng(seed)) for seed in (0, 1)]
     assert len(Asked.joined(parts).features) == sum(len(part.features) for part in parts)
