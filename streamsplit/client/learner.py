@@ -255,7 +255,8 @@ class Learner:
         except (PayloadError, StorageError, ConfigError) as error:
             logger.error("a new version was not taken: %s", error)
             self._newest = None
-        self._building = None
+        finally:
+            self._building = None
         self._want_more()
 
     def _take_memory(self, version: str, content: bytes) -> None:
