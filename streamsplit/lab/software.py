@@ -40,7 +40,8 @@ async def software_ms(bench: Bench, version: str, last_split: int, folder: Path,
     scenario = bench.scenario
     if scenario.compute_factor == scenario.speed:
         return 0.0
-    path = kept / f"software-{version}-{scenario.speed:g}.json"
+    slowdown = scenario.device.slowdown  # with the speed, it makes the quota that the software runs under
+    path = kept / f"software-{version}-{scenario.speed:g}-{slowdown:g}.json"
     if path.exists():
         return _read(path)
     bare = scenario.model_copy(update={"link": NO_LINK, "load": LoadPart()})
@@ -50,7 +51,9 @@ async def software_ms(bench: Bench, version: str, last_split: int, folder: Path,
     if took_ms is None:
         logger.warning("no window came over a link of no delay: its software counts as link")
         return 0.0
-    write_json(path, {"format": FORMAT, "software_ms": took_ms, "speed": scenario.speed})
+    write_json(
+        path, {"format": FORMAT, "software_ms": took_ms, "speed": scenario.speed, "slowdown": slowdown}
+    )
     return took_ms
 
 
