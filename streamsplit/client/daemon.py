@@ -185,8 +185,10 @@ class Daemon:
                 # Someone stopped a live stream: what it has heard may still be sent.
                 if not self._settings.lossless:
                     await self._flush(uplink)
+                self._digest()
                 raise
             await self._flush(uplink)
+            self._digest()
 
     async def _process(self, window: Window, choice: Choice) -> Step:
         """In a thread, unless it is so brief that changing threads would cost more than the event loop's wait."""
@@ -283,6 +285,12 @@ class Daemon:
             if truth is None and signals.disagreement:
                 self.uncertainty = signals.disagreement[-1]
 
+    def _digest(self) -> None:
+        """What is known of the last few windows goes to the journal, although they are not as many as are told of at once."""
+        signals = self._learner.digest() if self._learner else None
+        if signals:
+            self._records.signals(signals)
+
     def _teach(self, step: Step, usable_s: float) -> None:
         """The decider learns what became of a window of this run."""
         if self._lessons:
@@ -290,7 +298,10 @@ class Daemon:
 
     async def _take_version(self, sequence: int, uplink: Uplink) -> None:
         """Serves the next version from this window on, once it has come."""
-        version = await self._learner.take_version() if self._learner else None
+        if self._learner is None or not self._learner.version_ready:
+            return
+        self._digest()
+        version = await self._learner.take_version()
         if version is None:
             return
         self._edge = self._edge.with_version(version)

@@ -297,6 +297,11 @@ class Learner:
 
     # The swap.
 
+    @property
+    def version_ready(self) -> bool:
+        """Whether `take_version` has one."""
+        return self._ready is not None
+
     async def take_version(self) -> Version | None:
         """The next version once it is whole and kept; the caller serves it from the next window on.
 

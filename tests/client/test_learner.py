@@ -111,14 +111,15 @@ async def test_memory_goes_up_and_comes_back_merged(tmp_path: Path, compact: Ver
     told = serving(tmp_path)
     async with running(told, [compact]) as server:
         settings = learning(tmp_path, server.port, 4, memory_windows=20)
-        await stream(settings, compact, sound, 50, 0.03)
+        await stream(settings, compact, sound, 53, 0.03)
         publications = Publications(told.refiner.state_dir / PUBLISHED)
         packed = publications.memory(compact.id)
     assert packed is not None
-    assert 20 <= int(unpack(packed).count) <= 50
+    assert 20 <= int(unpack(packed).count) <= 53
     signals = [r for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "signals"]
-    assert sorted(number for one in signals for number in one["sequences"]) == list(range(50))
-    assert all(len(one["novelty"]) == len(one["posterior_entropy"]) == 10 for one in signals[1:])
+    assert sorted(number for one in signals for number in one["sequences"]) == list(range(53))
+    assert all(len(one["novelty"]) == len(one["posterior_entropy"]) == 10 for one in signals[1:-1])
+    assert len(signals[-1]["novelty"]) == 3
 
 
 async def test_labels_come_back_as_a_head_that_judges_the_devices_own_embeddings(
