@@ -92,6 +92,18 @@ PLAN: tuple[System, ...] = (
     *(System(name, 1, kept_share=KEPT) for name in ("cached", "transport")),
     *(System(name, 2) for name in ("in-batch", "published")),
     System("published", 1),
+    *(
+        System(name, batch, order, kept)
+        for order in ("sorted", "composed")
+        for batch, kept, names in (
+            (8, KEPT, ("cached", "transport", "expected")),
+            (2, KEPT, ("reservoir", "cached", "transport")),
+            (2, 0.0, ("in-batch", "published")),
+            (1, KEPT, ("cached", "transport")),
+            (1, 0.0, ("published",)),
+        )
+        for name in names
+    ),
 )
 
 
