@@ -121,12 +121,12 @@ async def device(
             _return_memory()
             yield Device(daemon, uplink, spool, journal, live, learner)
         finally:
+            if learner:
+                await learner.close()
             if keeping:
                 keeping.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await keeping
-            if learner:
-                await learner.close()
 
 
 def _return_memory() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from streamsplit.errors import ConfigError, StorageError
@@ -52,3 +55,18 @@ def read_tensors(path: Path, kind: TensorFormat) -> tuple[dict[str, Any], dict[s
     if version != kind.version:
         raise ConfigError(f"{path}: expected {kind.holds} format {kind.version}, got {version}")
     return said, tensors
+
+
+def finite(
+    path: Path, arrays: Mapping[str, Any], name: str, shape: tuple[int, ...]
+) -> npt.NDArray[np.float64]:
+    """An array of a file, as float64.
+
+    Raises:
+        KeyError: it is not there.
+        StorageError: of another shape, or with numbers that are not finite.
+    """
+    stored = arrays[name]
+    if stored.shape != shape or not np.isfinite(stored).all():
+        raise StorageError(f"{path}: {name}: expected finite {shape}, got {stored.shape}")
+    return np.asarray(stored, np.float64)

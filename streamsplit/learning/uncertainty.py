@@ -22,7 +22,7 @@ import torch
 from safetensors.numpy import save as to_bytes
 
 from streamsplit.errors import ConfigError, StorageError
-from streamsplit.learning.tensor_file import TensorFormat, read_tensors
+from streamsplit.learning.tensor_file import TensorFormat, finite, read_tensors
 
 Array = npt.NDArray[np.float64]
 
@@ -164,10 +164,8 @@ class DisagreementHead:
             head = cls(len(arrays["cross"]) - 1, settings)
             head.learned, head._since_fit = (int(count) for count in arrays["counts"])
             for name in ("gram", "cross", "weights", "checked"):
-                own, stored = getattr(head, f"_{name}"), arrays[name]
-                if stored.shape != own.shape or not np.isfinite(stored).all():
-                    raise StorageError(f"{path}: {name}: expected finite {own.shape}, got {stored.shape}")
-                own[...] = stored
+                own = getattr(head, f"_{name}")
+                own[...] = finite(path, arrays, name, own.shape)
         except (KeyError, TypeError) as error:
             raise StorageError(f"{path}: damaged: {error}") from error
         return head

@@ -107,14 +107,12 @@ class ServedVersion:
             embeddings, own = self._encoder.tail_and_own(activation.to(self._compute), max(split, 0))
             known = None if own is embeddings else 1.0 - F.cosine_similarity(own, embeddings)
         rows = np.ascontiguousarray(embeddings.float().cpu().numpy())
-        for index in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
+        owns = rows if known is None else np.ascontiguousarray(own.float().cpu().numpy())
+        for index in np.flatnonzero(~(np.isfinite(rows) & np.isfinite(owns)).all(axis=1)):
             problems[int(index)] = "the embedding is not finite"
-            rows[index] = 0.0
-        packed = pack_embeddings(rows, Codec.INT8)
-        if known is None:
-            return Embedded(rows, rows, None, problems, packed, features)
-        owns = own.float().cpu().numpy()
-        return Embedded(rows, owns, known.float().cpu().numpy(), problems, packed, features)
+            rows[index] = owns[index] = 0.0
+        uncertainties = None if known is None else known.float().cpu().numpy()
+        return Embedded(rows, owns, uncertainties, problems, pack_embeddings(rows, Codec.INT8), features)
 
     def _received(self, codec: Codec, payloads: Sequence[bytes]) -> Embedded:
         dim = self._encoder.embedding_dim

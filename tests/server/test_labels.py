@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from streamsplit.encoders.registry import make_untrained
 from streamsplit.encoders.version import Version
 from streamsplit.learning.label_head import LabelHead
 from streamsplit.server.commit import Committed
 from streamsplit.server.events import WindowJob
 from streamsplit.server.labels import LabelBook
 from streamsplit.server.versions import serve
-from streamsplit.wire.codec import Codec
+from streamsplit.wire.codec import Codec, pack
 
 
 def windows(version: Version, count: int, labels: tuple[str | None, ...], seed: int = 0) -> list[Committed]:
@@ -95,3 +97,16 @@ def test_a_full_disk_costs_the_file_and_not_the_head(
     with caplog.at_level(logging.ERROR):
         assert book.head(compact.id) != b""
     assert "is not kept" in caplog.text
+
+
+def test_a_window_whose_own_embedding_is_not_finite_is_refused_and_teaches_nothing() -> None:
+    served = serve([make_untrained("compact", 5)], "cpu")
+    version = next(iter(served))
+    encoder = served[version].version.encoder
+    with torch.no_grad():
+        for parameter in encoder.blocks[-1].parameters():
+            parameter.fill_(float("nan"))
+    payload = pack(np.zeros((1, 64, 96), np.float32), Codec.INT8, served[version].version.ranges[0])
+    embedded = served[version].embed(0, Codec.INT8, [payload])
+    assert embedded.problems == {0: "the embedding is not finite"}
+    assert np.isfinite(embedded.own).all()
