@@ -109,6 +109,7 @@ STREAMING = (
             ("in-batch", 8),
             ("cached", 1),
             ("transport", 8),
+            ("expected", 8),
             ("published", 8),
         )
     ),
