@@ -19,8 +19,13 @@ from streamsplit.policy.heard import Heard, Signal
 from streamsplit.policy.scenarios import Scenario
 from streamsplit.policy.worlds import Worlds, stack
 
-BASES = {"LTE": "lte", "EVDO": "evdo-loaded", "UMTS": "umts", "norway": "commute"}
-"""The shipped scenario whose device, load and sound go with a trace, by what its file name contains."""
+BASES = {
+    "LTE": ("lte", "cola-lte", "resnet18-lte"),
+    "EVDO": ("evdo-loaded", "cola-loaded"),
+    "UMTS": ("umts", "resnet18-umts"),
+    "norway": ("commute", "cola-commute"),
+}
+"""The shipped scenarios whose device, load and sound go with a trace, by what its file name contains."""
 
 Returns = npt.NDArray[np.float64]
 
@@ -35,19 +40,20 @@ def traced(folder: Path, scenarios: Mapping[str, Scenario], seeds: range, window
     groups = {path.name if path.suffix == ".up" else "norway-3g": [path] for path in files}
     groups["norway-3g"] = [path for path in files if path.suffix != ".up"]
     for name, paths in groups.items():
-        base = next((scenario for part, scenario in BASES.items() if part in name), None)
-        if not paths or base is None:
-            continue
         read = [Trace.read(path) for path in paths]
-        pairs = []
-        for index, seed in enumerate(seeds):
-            device, timeline = scenarios[base].world(seed, windows)
-            rates = binned(read[index % len(read)], device.profile.window_s, windows, seed)
-            pairs.append((device, replace(timeline, uplink_bps=rates)))
-        made[f"trace {name}"] = stack(
-            [device for device, _ in pairs], [timeline for _, timeline in pairs], Goals()
-        )
+        for base in next((names for part, names in BASES.items() if read and part in name), ()):
+            made[f"{base} on {name}"] = _on(read, scenarios[base], seeds, windows)
     return made
+
+
+def _on(read: Sequence[Trace], scenario: Scenario, seeds: range, windows: int) -> Worlds:
+    devices, timelines = [], []
+    for index, seed in enumerate(seeds):
+        device, timeline = scenario.world(seed, windows)
+        rates = binned(read[index % len(read)], device.profile.window_s, windows, seed)
+        devices.append(device)
+        timelines.append(replace(timeline, uplink_bps=rates))
+    return stack(devices, timelines, Goals())
 
 
 def binned(trace: Trace, hop_s: float, windows: int, seed: int) -> Returns:

@@ -41,10 +41,13 @@ class Block:
         samples: [n] float32.
         mark: what this is, if the source knows. A change of mark ends a recording: the window it cuts is padded with zeros if
             at least half of it is there (or if it would be the recording's only window), and left out and counted otherwise.
+        captured_s: monotonic time at which its last sample was there to be taken; None: the source does not know, and who takes it
+            says.
     """
 
     samples: Samples
     mark: Mark | None = None
+    captured_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,12 +244,12 @@ class MicrophoneSource:
                 logger.info("microphone %r is back", self._name)
                 yield self._lost_until(began_s)
             if heard.lost:
-                yield Block(resampler.finish())
+                yield Block(resampler.finish(), captured_s=heard.arrived_s)
                 yield Gap(round(heard.lost * self.sample_rate_hz / device_hz), "overrun")
             ready = resampler.push(heard.samples)
             self._accounted_s = heard.arrived_s
             if len(ready):
-                yield Block(ready)
+                yield Block(ready, captured_s=heard.arrived_s)
 
     async def _next(self, recording: _Recording) -> Heard | None:
         """The next block; None once the device has stopped or been silent for too long."""

@@ -18,7 +18,7 @@ from streamsplit.client.learner import Learner
 from streamsplit.client.lessons import Lessons
 from streamsplit.client.observer import Observer
 from streamsplit.client.recording import Skip
-from streamsplit.client.records import Records
+from streamsplit.client.records import Offered, Records
 from streamsplit.client.spool import Cursor, Spool
 from streamsplit.client.step import Step
 from streamsplit.client.uplink import LinkState, Uplink
@@ -127,6 +127,7 @@ class Daemon:
         self._clock = clock
         self._options = edge.options()
         self._choice: Choice | None = None
+        self._taken_s = 0.0  # when the block that ended the present window was taken
         self._learner = learner
         self._lessons = lessons
         self._progress = asyncio.Event()
@@ -207,8 +208,11 @@ class Daemon:
                 self.counters.skips += 1
                 self._records.skip(item)
                 continue
+            self._taken_s = self._clock()
             placed = (
-                [assembler.push_gap(item)] if isinstance(item, Gap) else assembler.push(item, self._clock())
+                [assembler.push_gap(item)]
+                if isinstance(item, Gap)
+                else assembler.push(item, self._taken_s if item.captured_s is None else item.captured_s)
             )
             for part in placed:
                 if isinstance(part, Window):
@@ -217,7 +221,8 @@ class Daemon:
                     self.counters.gaps += 1
                     logger.warning("%d samples were not heard: %s", part.samples, part.reason)
                     self._records.gap(part)
-        for window in assembler.finish(self._clock()):
+        self._taken_s = self._clock()
+        for window in assembler.finish(self._taken_s):
             yield window
         self.counters.skipped_samples = assembler.skipped_samples
 
@@ -235,7 +240,9 @@ class Daemon:
                 return
             now_s = self._clock()
             # On the wire already, a window does not wait for the disk.
-            self._records.offered[step.key] = (began_s, 0.0 if sent else (now_s - put_s) * 1e3)
+            self._records.offered[step.key] = Offered(
+                self._taken_s, began_s, 0.0 if sent else (now_s - put_s) * 1e3
+            )
             self.counters.processed += 1
             self._record_dropped(dropped)
         if step.split == self._edge.version.encoder.last_split:
@@ -355,6 +362,6 @@ class Daemon:
         local = answer.step.split == self._edge.version.encoder.last_split
         offered = self._records.offered.get(answer.step.key)
         if offered:
-            self._teach(answer.step, offered[0] if local else answer.answered_s)
+            self._teach(answer.step, offered.offered_s if local else answer.answered_s)
         self._records.done(answer.step, answer.state, answer, answer.sent_s, answer.answered_s)
         self._progress.set()

@@ -71,17 +71,19 @@ class Pace:
         self._samples = 0
         self.unpaced_samples = 0
 
-    async def wait(self, samples: int) -> None:
-        """Waits until the last of the next `samples` samples is due; with "max" only lets others run."""
+    async def wait(self, samples: int) -> float | None:
+        """Waits until the last of the next `samples` samples is due, and says when that was; with "max" only lets others run: None."""
         if self._samples_per_s is None or self.unpaced_samples > 0:
             self.unpaced_samples -= samples
             await self._sleep(0)
-            return
+            return None
         now_s = self._clock()
         if self._began_s is None:
             self._began_s = now_s
         self._samples += samples
-        await self._sleep(max(0.0, self._began_s + self._samples / self._samples_per_s - now_s))
+        due_s = self._began_s + self._samples / self._samples_per_s
+        await self._sleep(max(0.0, due_s - now_s))
+        return due_s
 
 
 class _Played:
@@ -116,8 +118,8 @@ class _Played:
     async def _paced(self, blocks: Iterator[Samples], mark: Mark | None) -> AsyncGenerator[Block, None]:
         async with aclosing(_ahead(blocks)) as ready:
             async for samples in ready:
-                await self._pace.wait(len(samples))
-                yield Block(samples, mark)
+                due_s = await self._pace.wait(len(samples))
+                yield Block(samples, mark, due_s)
 
 
 class RecordingSource(_Played):

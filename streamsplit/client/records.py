@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamsplit.audio.window import Gap
 from streamsplit.client.conversation import Answer
@@ -24,6 +24,18 @@ logger = logging.getLogger(__name__)
 Key = tuple[str, int]
 
 
+class Offered(NamedTuple):
+    """When a window was taken from its source and when it was offered, made ready, to the link and the disk (monotonic).
+
+    Attributes:
+        disk_ms: for how long it then waited for the disk.
+    """
+
+    taken_s: float
+    offered_s: float
+    disk_ms: float
+
+
 class Records:
     """Writes one stream's lines; a full disk costs lines, not the stream.
 
@@ -35,7 +47,7 @@ class Records:
         uplink_bytes: bytes sent to the server so far.
 
     Attributes:
-        offered: when a window of this run was offered (monotonic), and the milliseconds it then waited for the disk.
+        offered: of the windows of this run that are not done with.
         unwritten: lines the disk had no room for.
     """
 
@@ -52,7 +64,7 @@ class Records:
         self._decider = decider
         self._version = version
         self._uplink_bytes = uplink_bytes
-        self.offered: dict[Key, tuple[float, float]] = {}
+        self.offered: dict[Key, Offered] = {}
         self.unwritten = 0
 
     def write(self, record: dict[str, Any]) -> None:
@@ -148,11 +160,12 @@ class Records:
         measured: dict[str, Any] = {f"{part}_ms": round(spent, 4) for part, spent in step.device_ms.items()}
         offered = self.offered.get(step.key)
         if offered:  # of this run: its clock readings still mean something
-            offered_s, spool_ms = offered
+            taken_s, offered_s, disk_ms = offered
             usable_s = offered_s if local else ended_s
-            measured["spool_ms"] = round(spool_ms, 4)
-            measured["wait_ms"] = round((offered_s - step.captured_s) * 1e3 - sum(step.device_ms.values()), 4)
-            measured["queue_ms"] = round(max(0.0, (sent_s - offered_s) * 1e3 - spool_ms), 4)
+            measured["late_ms"] = round((taken_s - step.captured_s) * 1e3, 4)
+            measured["spool_ms"] = round(disk_ms, 4)
+            measured["wait_ms"] = round((offered_s - taken_s) * 1e3 - sum(step.device_ms.values()), 4)
+            measured["queue_ms"] = round(max(0.0, (sent_s - offered_s) * 1e3 - disk_ms), 4)
             measured["total_ms"] = round((usable_s - step.captured_s) * 1e3, 4)
         if ack:
             server_ms = (ack.queue_us + ack.tail_us + ack.store_us) / 1e3

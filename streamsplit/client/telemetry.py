@@ -40,7 +40,8 @@ class MachineReading:
     """The machine and this process at one moment. None: this system does not tell.
 
     Attributes:
-        cpu_percent: load of the whole machine since the reading before, 0..100.
+        cpu_percent: load of the whole machine since the reading before but for this process', 0..100: what a decision finds there,
+            not what the last one has made of it.
         memory_percent: memory that programs cannot have, 0..100.
         temperature_c: hottest processor sensor.
         throttled: the processor is slowed down now, for heat or under-voltage.
@@ -104,7 +105,8 @@ class MachineTelemetry:
         self._clock = clock
         self._system = system or PsutilSystem(clock)
         self._cached_s = cached_s
-        self._cpu = self._system.cpu_seconds()
+        busy_s, all_s = self._system.cpu_seconds()
+        self._cpu = busy_s - self._system.process()[0], all_s
         self._load_percent: float | None = None
         self._sensors: tuple[float | None, float | None, bool | None] = (None, None, None)
         self._sensors_at_s: float | None = None
@@ -137,7 +139,7 @@ class MachineTelemetry:
         temperature_c, battery_percent, on_mains = self._sensors
         process_cpu_s, rss_bytes = self._system.process()
         return MachineReading(
-            cpu_percent=self._load(),
+            cpu_percent=self._load(process_cpu_s),
             memory_percent=self._system.memory_percent(),
             temperature_c=temperature_c,
             throttled=self._system.throttled(),
@@ -147,8 +149,9 @@ class MachineTelemetry:
             rss_bytes=rss_bytes,
         )
 
-    def _load(self) -> float:
+    def _load(self, own_s: float) -> float:
         busy_s, all_s = self._system.cpu_seconds()
+        busy_s -= own_s
         span_s = all_s - self._cpu[1]
         if span_s >= _LEAST_LOAD_SPAN_S:
             self._load_percent = 100.0 * min(1.0, max(0.0, (busy_s - self._cpu[0]) / span_s))

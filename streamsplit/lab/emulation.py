@@ -128,5 +128,6 @@ class EmulatedObserver:
             seen,
             uplink_bps=None if seen.uplink_bps is None else seen.uplink_bps / speed,
             rtt_ms=None if seen.rtt_ms is None else seen.rtt_ms * speed,
+            lag_s=None if seen.lag_s is None else seen.lag_s * speed,
             since_send_s=None if seen.since_send_s is None else seen.since_send_s * speed,
         )

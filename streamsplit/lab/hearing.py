@@ -45,8 +45,6 @@ class Heard:
 
     Attributes:
         start_s: [N] on the stream's clock.
-        due_s: [N] when a replay in real time has it whole, seconds since the beginning. Sound comes in blocks, a recording's last window
-            with the next one's first block, and what is too short for a window is left out.
         level_dbfs: [N].
         labels: what is heard in each; None where nobody knows.
         device, server: [N, D] embeddings of the two paths; equal where an encoder has one.
@@ -54,7 +52,6 @@ class Heard:
     """
 
     start_s: npt.NDArray[np.float64]
-    due_s: npt.NDArray[np.float64]
     level_dbfs: npt.NDArray[np.float64]
     labels: list[str | None]
     device: Vectors
@@ -92,7 +89,7 @@ def hear(manifest: Path, scape: Soundscape | None, version: Version) -> Heard:
         ConfigError: it holds nothing to hear.
     """
     rate_hz, window_samples = version.front_end.sample_rate_hz, version.front_end.window_samples
-    windows, due = asyncio.run(_windows(find_recordings(manifest), rate_hz, window_samples))
+    windows = asyncio.run(_windows(find_recordings(manifest), rate_hz, window_samples))
     if not windows:
         raise ConfigError(f"{manifest}: expected something to hear")
     length_s = window_samples / rate_hz
@@ -101,8 +98,7 @@ def hear(manifest: Path, scape: Soundscape | None, version: Version) -> Heard:
     starts = np.array([window.start_sample / rate_hz for window in windows])
     levels = np.array([window.level_dbfs for window in windows])
     cosine = (device.astype(np.float64) * server).sum(axis=1)
-    due_s = np.array(due, np.float64) / rate_hz
-    return Heard(starts, due_s, levels, labels, device, server, np.clip(1.0 - cosine, 0.0, 2.0))
+    return Heard(starts, levels, labels, device, server, np.clip(1.0 - cosine, 0.0, 2.0))
 
 
 class Probe:
@@ -198,24 +194,17 @@ def _write_manifest(recordings: Sequence[Recording], path: Path) -> Path:
     return path
 
 
-async def _windows(
-    recordings: Sequence[Recording], rate_hz: int, window_samples: int
-) -> tuple[list[Window], list[int]]:
-    """As the daemon cuts them, and how many samples have been delivered when each is."""
-    assembler, windows, delivered = WindowAssembler("lab", window_samples), list[Window](), 0
-    due: list[int] = []
+async def _windows(recordings: Sequence[Recording], rate_hz: int, window_samples: int) -> list[Window]:
+    """As the daemon cuts them."""
+    assembler, windows = WindowAssembler("lab", window_samples), list[Window]()
     async with RecordingSource(recordings, rate_hz, "max") as source:
         async for item in source.items():
             if isinstance(item, Gap):
-                delivered += item.samples
                 assembler.push_gap(item)
             elif isinstance(item, Block):
-                delivered += len(item.samples)
                 windows += [part for part in assembler.push(item) if isinstance(part, Window)]
-            due += [delivered] * (len(windows) - len(due))
     windows += list(assembler.finish())
-    due += [delivered] * (len(windows) - len(due))
-    return [replace(window, samples=window.samples.copy()) for window in windows], due
+    return [replace(window, samples=window.samples.copy()) for window in windows]
 
 
 def _label(window: Window, scape: Soundscape | None, rate_hz: int, length_s: float) -> str | None:

@@ -15,9 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from streamsplit.lab.hearing import Heard
 from streamsplit.lab.scenario import Scenario
 from streamsplit.lab.schedule import Schedule
@@ -28,13 +25,11 @@ from streamsplit.policy.power import PowerModel
 from streamsplit.policy.profile import Profile
 from streamsplit.policy.quality import Quality
 
-Array = npt.NDArray[np.float64]
-
 OWN: Final = ("features_ms", "head_ms", "pack_ms", "wait_ms", "spool_ms")
 LINK: Final = ("queue_ms", "wire_ms")
 SERVER: Final = ("server_queue_ms", "tail_ms", "store_ms")
 
-LATE_MS: Final = 25.0
+LATE_MS: Final = 2.0
 """Capture that comes less late than this, in this machine's time, is the jitter of timers."""
 
 LEAST_RATE_BPS: Final = 1e4
@@ -131,7 +126,7 @@ def make_rows(run: Run, records: Sequence[Mapping[str, Any]]) -> list[Row]:
     """One row for every window there was to hear, in order; windows that the journal does not name are "missing"."""
     told = {record["sequence"]: record for record in records if record.get("kind") == "window"}
     done = {sequence: record for sequence, record in told.items() if record["state"] in DONE}
-    late_ms = lateness_ms(done, run.heard.due_s / run.scenario.speed)
+    late_ms = lateness_ms(done)
     compute = _compute_mj(run, done)
     extra = _extra_bytes(run, done)
     radio = _radio_mj(run, done, late_ms, extra)
@@ -164,24 +159,14 @@ def parts_ms(
     return own * scenario.compute_factor, link_ms, server
 
 
-def lateness_ms(done: Mapping[int, Mapping[str, Any]], due_s: Array) -> dict[int, float]:
+def lateness_ms(done: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
     """How much later than due each window was taken from the source, in this machine's milliseconds.
-
-    The time of capture is when the line was written less all parts; the earliest window sets what is due.
 
     Args:
         done: journal records by sequence.
-        due_s: [N] when each window is whole, in this machine's time; see `Heard`.
     """
-    behind = {}
-    for sequence, record in done.items():
-        measured = record["measured"]
-        if "wait_ms" in measured:
-            spent = sum(float(measured.get(part, 0.0)) for part in (*OWN, *LINK, *SERVER))
-            behind[sequence] = float(measured["unix_ms"]) - spent - 1e3 * float(due_s[sequence])
-    least = min(behind.values(), default=0.0)
-    late = {sequence: value - least for sequence, value in behind.items()}
-    return {sequence: value if (value := late.get(sequence, 0.0)) > LATE_MS else 0.0 for sequence in done}
+    late = {sequence: float(record["measured"].get("late_ms", 0.0)) for sequence, record in done.items()}
+    return {sequence: value if value > LATE_MS else 0.0 for sequence, value in late.items()}
 
 
 def _row(

@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 PARTS = {
     "features": ("features_ms",),
     "head": ("head_ms", "decode_ms"),
-    "pack, spool": ("pack_ms", "spool_ms", "wait_ms"),
+    "pack, spool": ("late_ms", "pack_ms", "spool_ms", "wait_ms"),
     "queue": ("queue_ms",),
     "wire": ("wire_ms",),
     "server queue": ("server_queue_ms",),

@@ -18,7 +18,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 from streamsplit.audio.window import SILENCE_DBFS
 from streamsplit.errors import ConfigError
 from streamsplit.policy.cost import predict_energy_mj, predict_latency_ms
-from streamsplit.policy.observation import SKIP_SPLIT, Observation, Option
+from streamsplit.policy.observation import SKIP_SPLIT, Observation, Option, piling_up
 from streamsplit.policy.profile import Profile
 
 Objective = Literal["latency", "energy"]
@@ -236,8 +236,9 @@ class Pilot:
     """Holds a decision for some windows: changing one's mind every second costs more than it brings.
 
     It decides anew every `every` windows, and at once when the server comes or goes, when the possible
-    options change, or when the processor begins or ends to be throttled. Its state is the choice in force and
-    its age; a replay that shows it the same observations gets the same choices.
+    options change, when the processor begins or ends to be throttled, or when work has begun or ceased to pile
+    up (see `piling_up`). Its state is the choice in force and its age; a replay that shows it the same
+    observations gets the same choices.
 
     Args:
         decider: who decides.
@@ -265,6 +266,7 @@ class Pilot:
         situation = (
             observation.server_available,
             observation.throttled,
+            observation.lag_s is not None and piling_up(observation.lag_s, self._hop_s),
             tuple((option.split, option.codec) for option in possible),
         )
         if self._choice is None or self._age >= self._every or situation != self._situation:

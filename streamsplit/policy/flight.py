@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from streamsplit.policy.dynamics import Simulator
 from streamsplit.policy.layout import ARRAYS, MOMENT, PER_OPTION, describe
+from streamsplit.policy.observation import piling_up
 from streamsplit.policy.seen import Seen
 from streamsplit.policy.worlds import MOST_OPTIONS, Array, Flags
 
@@ -82,8 +83,7 @@ class Flight:
     def fly(self, slots: npt.NDArray[np.int64], most: npt.NDArray[np.int64] | None = None) -> Leg:
         """Keeps to these choices for a leg; an impossible one means embedding on the device.
 
-        A row's leg ends early when the server comes or goes, when throttling or the possible options change,
-        and with its world.
+        A row's leg ends early with what `decide.Pilot` decides anew at once, and with its world.
 
         Args:
             slots: [B].
@@ -94,6 +94,8 @@ class Flight:
         local = simulator.figures["local"].argmax(axis=1)
         slots = np.where(self.possible[rows, slots], slots, local)
         available, throttled, possible = self.seen.available, self.seen.throttled, self.possible
+        hop_s = simulator.figures["hop_s"]
+        late = piling_up(self.seen.lag_s, hop_s)
         active = ~(simulator.ended | simulator.empty)
         sums = np.zeros((6, len(rows)))
         windows = np.zeros(len(rows), np.int64)
@@ -115,7 +117,7 @@ class Flight:
             self.look()
             active &= ~(simulator.ended | simulator.empty)
             active &= (self.seen.available == available) & (self.seen.throttled == throttled)
-            active &= (self.possible == possible).all(axis=1)
+            active &= (piling_up(self.seen.lag_s, hop_s) == late) & (self.possible == possible).all(axis=1)
             if not active.any():
                 break
         terminated = simulator.empty

@@ -20,7 +20,7 @@ class Observation:
     """The device and its link just before a window is processed. None: not known, or not measurable on this device.
 
     Attributes:
-        cpu_percent: load of the whole machine, 0..100.
+        cpu_percent: load of the whole machine but for this client, 0..100.
         memory_percent: used memory, 0..100.
         temperature_c: hottest processor sensor.
         throttled: the processor has been slowed down for heat or under-voltage.
@@ -75,3 +75,13 @@ class Option:
     split: int
     codec: str
     payload_bytes: float
+
+
+def piling_up(lag_s: Any, hop_s: Any) -> Any:
+    """Whether work has begun to pile up: a window waits for so long that the next one is there. Numbers or arrays.
+
+    Args:
+        lag_s: see `Observation`; NaN: no.
+        hop_s: from one window to the next.
+    """
+    return lag_s > hop_s

@@ -28,6 +28,9 @@ PI_FACTOR = 10.0
 Unverified, from memory of published single-thread figures, which give 5 to 10, and of vector units of half the
 width or less; training varies it from 5 to 20."""
 
+FASTER_PI_FACTOR = 5.0
+"""A Raspberry Pi 5's, or a Pi 4's if the lower of those figures is right. Unverified as well."""
+
 LAPTOP_FACTOR = 1.0
 
 LAPTOP_WIFI = replace(
@@ -251,6 +254,7 @@ def _always(device: Device) -> Callable[[np.random.Generator], Device]:
 # Links, by what they imitate.
 
 WIFI = Link(20e6, 0.3, 0.9, 2.0, 5.0, 5.0)
+WEAK_WIFI = Link(4e6, 1.0, 0.95, 20.0, 15.0, 8.0)
 LTE = Link(5e6, 0.9, 0.8, 15.0, 8.0, 60.0)
 EVDO = Link(8e5, 0.9, 0.85, 20.0, 10.0, 120.0)
 UMTS = Link(9e5, 0.9, 0.8, 20.0, 8.0, 100.0)
@@ -270,6 +274,10 @@ def _shipped() -> dict[str, Scenario]:
     eager = made_device("pi4 lte, sends at once", "compact", PI_FACTOR, PI4_LTE)
     last = made_device("pi4 lte battery", "compact", PI_FACTOR, PI4_LTE, hold_windows=HELD, battery_j=133e3)
     cola = made_device("pi4 cola", "cola", PI_FACTOR, PI4_WIFI)
+    cola_lte = made_device("pi4 cola lte", "cola", PI_FACTOR, PI4_LTE, hold_windows=HELD)
+    cola_3g = made_device("pi4 cola 3g", "cola", PI_FACTOR, PI4_3G, hold_windows=HELD)
+    deep_lte = made_device("pi5 resnet18 lte", "resnet18", FASTER_PI_FACTOR, PI4_LTE, hold_windows=HELD)
+    deep_3g = made_device("pi5 resnet18 3g", "resnet18", FASTER_PI_FACTOR, PI4_3G, hold_windows=HELD)
     hot = made_device("pi4 resnet18, closed box", "resnet18", PI_FACTOR, PI4_WIFI, ambient_c=36.0)
     laptop = made_device(
         "laptop lte",
@@ -291,6 +299,12 @@ def _shipped() -> dict[str, Scenario]:
         Scenario("outages", _always(pi_lte), LTE, IDLE, Outages(20.0, 60.0)),
         Scenario("battery", _always(last), LTE, IDLE, battery=(0.01, 0.018)),
         Scenario("cola-loaded", _always(cola), UMTS, BUSY),
+        Scenario("cola-weak-wifi", _always(cola), WEAK_WIFI, IDLE),
+        Scenario("cola-lte", _always(cola_lte), LTE, BUSY),
+        Scenario("cola-commute", _always(cola_3g), COMMUTE, BUSY, Outages(6.0, 60.0)),
+        Scenario("resnet18-lte", _always(deep_lte), LTE, BUSY),
+        Scenario("resnet18-umts", _always(deep_3g), UMTS, BUSY),
+        Scenario("resnet18-commute", _always(deep_3g), COMMUTE, BUSY, Outages(6.0, 60.0)),
         Scenario("resnet18-hot", _always(hot), COMMUTE, replace(BUSY, mean=0.55)),
         Scenario("laptop-lte", _always(laptop), LTE, Load(0.25, 0.1, 20.0, 30.0, 0.8)),
     ]

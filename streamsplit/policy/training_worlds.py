@@ -85,7 +85,7 @@ class PolicySettings:
     validate_every: int = 100_000
     fleet: Fleet = "any"
     goals: Goals = field(default_factory=Goals)
-    rounds: int = 4
+    rounds: int = 8
     round_worlds: int = 700
 
     @property
@@ -192,7 +192,7 @@ def _drawn(generator: np.random.Generator, fleet: Fleet, profiles: tuple[Profile
 
 def _device(generator: np.random.Generator, fleet: Fleet, profiles: tuple[Profile, ...]) -> Device:
     pi = fleet == "pi" or (fleet == "any" and generator.random() < 0.7)
-    encoder = str(generator.choice(["compact", "cola", "resnet18"], p=[0.6, 0.2, 0.2]))
+    encoder = str(generator.choice(["compact", "cola", "resnet18"], p=[0.4, 0.3, 0.3]))
     low, high = (5.0, 20.0) if pi else (0.7, 3.0)
     factor = float(np.exp(generator.uniform(np.log(low), np.log(high))))
     power = (PI4_WIFI, PI4_LTE, PI4_3G)[int(generator.integers(3))]
@@ -225,7 +225,7 @@ def _device(generator: np.random.Generator, fleet: Fleet, profiles: tuple[Profil
 def _quality(generator: np.random.Generator, encoder: str) -> Quality:
     """Any table from flat to steep; of one set of weights always flat."""
     server = float(generator.uniform(0.7, 0.95))
-    if encoder != "compact" or generator.random() < 0.15:
+    if encoder != "compact" or generator.random() < 0.3:
         return flat(server, "drawn")
     slope, least = float(generator.uniform(0.2, 2.0)), float(generator.uniform(0.2, 0.5))
     device = tuple(np.clip(server - slope * QUALITY_KNOTS, least, 1.0).tolist())

@@ -80,6 +80,20 @@ async def test_the_speed_does_not_change_what_is_heard(recordings: list[Recordin
         np.testing.assert_array_equal(one.samples, other.samples)
 
 
+async def test_a_block_says_when_it_was_due_however_late_it_is_taken(recordings: list[Recording]) -> None:
+    time, due_s = FakeTime(), []
+    async with RecordingSource(recordings, 16_000, "real", clock=time.clock, sleep=time.sleep) as source:
+        began_s, heard = time.clock(), 0
+        async for item in source.items():
+            if isinstance(item, Block):
+                heard += len(item.samples)
+                due_s.append((item.captured_s, began_s + heard / 16_000))
+                await time.sleep(5.0)  # whoever takes it is busy
+    assert [said for said, _ in due_s] == pytest.approx([due for _, due in due_s])
+    fast = await all_items(RecordingSource(recordings, 16_000, "max"))
+    assert {item.captured_s for item in fast if isinstance(item, Block)} == {None}
+
+
 @pytest.mark.parametrize(("speed", "seconds"), [("real", 3.0), (4.0, 0.75)])
 async def test_blocks_come_when_they_would_have_been_heard(
     recordings: list[Recording], speed: float, seconds: float

@@ -22,7 +22,7 @@ class MadeSystem:
     """A machine that says what it is told, and counts how often it is asked."""
 
     def __init__(self) -> None:
-        self.busy_s, self.all_s = 10.0, 100.0
+        self.busy_s, self.all_s, self.own_s = 13.5, 100.0, 3.5
         self.asked: dict[str, int] = {}
 
     def cpu_seconds(self) -> tuple[float, float]:
@@ -43,7 +43,7 @@ class MadeSystem:
         return None
 
     def process(self) -> tuple[float, int]:
-        return 3.5, 1_000_000
+        return self.own_s, 1_000_000
 
     def work(self, busy_s: float, all_s: float) -> None:
         self.busy_s += busy_s
@@ -60,6 +60,15 @@ def test_the_load_is_that_since_the_reading_before() -> None:
         system.work(busy_s, 4.0)
         clock.now_s += 1.0
         assert telemetry.read().cpu_percent == pytest.approx(expected)
+
+
+def test_its_own_work_is_no_load() -> None:
+    clock, system = Clock(), MadeSystem()
+    telemetry = MachineTelemetry(clock, system)
+    system.work(3.0, 4.0)
+    system.own_s += 2.0
+    clock.now_s += 1.0
+    assert telemetry.read().cpu_percent == pytest.approx(25.0)
 
 
 def test_a_first_reading_at_once_is_the_load_since_boot() -> None:

@@ -40,12 +40,10 @@ def test_without_other_labelled_sound_there_is_no_probe(tmp_path: Path) -> None:
         prepare(SoundPart(kind="recordings", path=manifest, fold=9), 0, tmp_path / "none", 16_000)
 
 
-def test_a_window_is_due_when_its_last_block_has_been_played(tmp_path: Path) -> None:
+def test_windows_are_those_a_client_cuts(tmp_path: Path) -> None:
     version = resolve("compact")
     half, scape = prepare(SoundPart(seconds=4.32), 0, tmp_path / "half", 16_000)
-    assert hear(half, scape, version).due_s == pytest.approx(
-        [0.96, 1.92, 2.88, 3.84, 4.32]
-    )  # the last one is half a window
+    assert len(hear(half, scape, version).start_s) == 5  # the last one is half a window
 
     clips = write_clips(tmp_path / "clips", per_kind=1, seed=0, seconds=1.5)
     manifest, _ = prepare(SoundPart(kind="recordings", path=clips, seconds=4), 0, tmp_path / "few", 16_000)
@@ -53,4 +51,3 @@ def test_a_window_is_due_when_its_last_block_has_been_played(tmp_path: Path) -> 
     assert heard.start_s[:3] == pytest.approx(
         [0.0, 0.96, 1.92]
     )  # the stream's clock fills up what a recording lacks
-    assert heard.due_s == pytest.approx([0.96, 2.46, 2.46, 3.96, 3.96, 4.5])

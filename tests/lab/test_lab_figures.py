@@ -14,7 +14,7 @@ from streamsplit.lab.figures import difference, figures, interval, ratio_interva
 from streamsplit.lab.hearing import Heard
 from streamsplit.lab.modelled import streamed
 from streamsplit.lab.results import Seed
-from streamsplit.lab.rows import Row, Run, lateness_ms, make_rows
+from streamsplit.lab.rows import Row, Run, make_rows
 from streamsplit.lab.scenario import parse
 from streamsplit.lab.schedule import make_schedule
 from streamsplit.policy.cost import MESSAGE_BYTES, device_ms
@@ -41,7 +41,6 @@ def make_run(windows: int = 4, speed: float = 1.0, slowdown: float = 1.0, **said
     vectors = np.eye(2, dtype=np.float32)[np.zeros(windows, int)]
     heard = Heard(
         start_s=WINDOW_S * np.arange(windows),
-        due_s=WINDOW_S * (1.0 + np.arange(windows)),
         level_dbfs=np.full(windows, -30.0),
         labels=["bell"] * windows,
         device=vectors,
@@ -54,21 +53,17 @@ def make_run(windows: int = 4, speed: float = 1.0, slowdown: float = 1.0, **said
     )
 
 
-def record(sequence: int, split: int = 2, unix_ms: float = 0.0, **measured: float) -> dict[str, Any]:
-    parts = {"features_ms": 1.0, "head_ms": 2.0, "pack_ms": 1.0, "wait_ms": 0.0, "unix_ms": unix_ms}
+def record(sequence: int, split: int = 2, **measured: float) -> dict[str, Any]:
+    parts = {"features_ms": 1.0, "head_ms": 2.0, "pack_ms": 1.0, "wait_ms": 0.0}
     return {
         "kind": "window", "sequence": sequence, "state": "acknowledged", "split": split, "codec": "int4",
         "payload_bytes": 300, "measured": {**parts, **measured}, "decision": {"reason": "told", "observation": {}},
     }  # fmt: skip
 
 
-def on_time(sequence: int, spent_ms: float, hop_s: float = WINDOW_S, **more: Any) -> dict[str, Any]:
-    return record(sequence, unix_ms=1e6 + 1e3 * hop_s * sequence + spent_ms, **more)
-
-
 def test_a_window_sent_counts_link_time_by_speed_and_own_time_by_slowness() -> None:
     run = make_run(1, speed=4.0, slowdown=10.0)
-    row = make_rows(run, [on_time(0, 30.0, wire_ms=20.0, queue_ms=3.0, tail_ms=3.0)])[0]
+    row = make_rows(run, [record(0, wire_ms=20.0, queue_ms=3.0, tail_ms=3.0)])[0]
     assert (row.own_ms, row.link_ms, row.server_ms) == (16.0, 92.0, 3.0)
     assert row.latency_ms == pytest.approx(111.0)
     assert row.quality == pytest.approx(0.9)
@@ -80,21 +75,21 @@ def test_software_between_the_sockets_is_not_hastened_with_the_link() -> None:
         make_run(1, speed=speed, slowdown=slowdown, software_ms=5.0)
         for speed, slowdown in ((4.0, 1.0), (4.0, 10.0), (1.0, 1.0))
     )
-    assert make_rows(fast, [on_time(0, 27.0, **parts)])[0].link_ms == 4.0 * 18.0 + 5.0
-    assert make_rows(slow, [on_time(0, 27.0, **parts)])[0].link_ms == 4.0 * 23.0
-    assert make_rows(real, [on_time(0, 27.0, **parts)])[0].link_ms == 23.0
-    assert make_rows(fast, [on_time(0, 7.0, wire_ms=2.0)])[0].link_ms == 2.0  # never less than nothing
+    assert make_rows(fast, [record(0, **parts)])[0].link_ms == 4.0 * 18.0 + 5.0
+    assert make_rows(slow, [record(0, **parts)])[0].link_ms == 4.0 * 23.0
+    assert make_rows(real, [record(0, **parts)])[0].link_ms == 23.0
+    assert make_rows(fast, [record(0, wire_ms=2.0)])[0].link_ms == 2.0  # never less than nothing
 
 
 def test_a_window_embedded_here_is_usable_before_it_is_sent() -> None:
-    row = make_rows(make_run(1), [on_time(0, 4.0, split=4, spool_ms=5.0, wire_ms=70.0)])[0]
+    row = make_rows(make_run(1), [record(0, split=4, spool_ms=5.0, wire_ms=70.0)])[0]
     assert row.latency_ms == pytest.approx(4.0)
     assert row.quality == pytest.approx(0.8)
 
 
 def test_a_fixed_system_that_had_to_give_way_says_for_how_many_windows() -> None:
     rows = make_rows(
-        make_run(4), [on_time(index, 10.0, split=4 if index else -1, wire_ms=6.0) for index in range(4)]
+        make_run(4), [record(index, split=4 if index else -1, wire_ms=6.0) for index in range(4)]
     )
     about = {
         "window_s": WINDOW_S,
@@ -113,7 +108,7 @@ def test_a_fixed_system_that_had_to_give_way_says_for_how_many_windows() -> None
 
 def test_a_window_that_never_came_costs_the_bound_and_is_counted() -> None:
     run = make_run(3)
-    rows = make_rows(run, [on_time(0, 4.0), {"kind": "window", "sequence": 1, "state": "dropped"}])
+    rows = make_rows(run, [record(0), {"kind": "window", "sequence": 1, "state": "dropped"}])
     assert [row.state for row in rows] == ["acknowledged", "dropped", "missing"]
     assert rows[2].reward == pytest.approx(-5.0 * 4.0)
     found = figures({0: rows}, WINDOW_S, None, None)
@@ -122,14 +117,16 @@ def test_a_window_that_never_came_costs_the_bound_and_is_counted() -> None:
 
 
 def test_sound_that_could_not_be_taken_in_time_is_late() -> None:
-    records = {index: on_time(index, 10.0 + (500.0 if index > 1 else 0.0), wire_ms=6.0) for index in range(4)}
-    late = lateness_ms(records, WINDOW_S * np.arange(1, 5))
-    assert [round(late[index]) for index in range(4)] == [0, 0, 500, 500]
+    rows = make_rows(
+        make_run(3, speed=4.0), [record(index, late_ms=late) for index, late in enumerate((0.4, 0.0, 500.0))]
+    )
+    assert [row.late_ms for row in rows] == [0.0, 0.0, 2000.0]  # a timer's jitter is not the device's
+    assert rows[2].latency_ms == pytest.approx(2000.0 + (rows[0].latency_ms or 0.0))
 
 
 def test_energy_is_processor_time_of_the_slow_device_and_bytes_and_the_radio_between_sends() -> None:
     run = make_run(2, slowdown=10.0, speed=10.0, client_cpu_s=0.02, uplink_bytes=1000.0)
-    rows = make_rows(run, [on_time(index, 10.0, WINDOW_S / 10.0, wire_ms=6.0) for index in range(2)])
+    rows = make_rows(run, [record(index, wire_ms=6.0) for index in range(2)])
     power = run.scenario.device.power_model
     assert sum(row.compute_mj for row in rows) == pytest.approx(1e3 * power.core_w * 0.02 * 10.0)
     assert sum(row.uplink_bytes for row in rows) == pytest.approx(1000.0)
@@ -148,10 +145,7 @@ def test_the_cost_model_is_held_against_what_came() -> None:
     decision = {"reason": "told", "observation": seen, "expected": {"payload_bytes": 300.0}}
     parts = {"features_ms": features, "head_ms": head, "pack_ms": pack, "wire_ms": wire_ms}
     tails_ms = [factor * profile.tail_ms[2] for factor in (1.0, 1.0, 50.0)]
-    records = [
-        on_time(index, sum(parts.values()) + tail_ms, **parts, tail_ms=tail_ms)
-        for index, tail_ms in enumerate(tails_ms)
-    ]
+    records = [record(index, **parts, tail_ms=tail_ms) for index, tail_ms in enumerate(tails_ms)]
     records = [{**each, "decision": decision} for each in records]
     run = make_run(4, profile=profile, uplink_bytes=3 * (300.0 + MESSAGE_BYTES) / 0.8)
     rows = make_rows(run, records)
@@ -160,19 +154,18 @@ def test_the_cost_model_is_held_against_what_came() -> None:
     found = figures({0: rows}, WINDOW_S, None, None)["prediction"]
     assert (found["windows"], found["latency_error"]) == (3, pytest.approx(0.0, abs=1e-6))
     assert found["bytes_error"] == pytest.approx(0.2)
-    assert figures({0: make_rows(make_run(1), [on_time(0, 4.0)])}, WINDOW_S, None, None)["prediction"] is None
+    assert figures({0: make_rows(make_run(1), [record(0)])}, WINDOW_S, None, None)["prediction"] is None
 
 
 def test_embeddings_that_wait_for_each_other_wake_the_radio_once() -> None:
     waits_ms = [1e3 * WINDOW_S * (5 - index) for index in range(6)]
     records = [
-        on_time(index, 10.0 + wait_ms, split=4, wire_ms=6.0, queue_ms=wait_ms)
-        for index, wait_ms in enumerate(waits_ms)
+        record(index, split=4, wire_ms=6.0, queue_ms=wait_ms) for index, wait_ms in enumerate(waits_ms)
     ]
     run = make_run(6)
     device = run.scenario.device.model_copy(update={"hold_windows": 5})
     held = make_rows(replace(run, scenario=run.scenario.model_copy(update={"device": device})), records)
-    eager = make_rows(make_run(6), [on_time(index, 10.0, split=4, wire_ms=6.0) for index in range(6)])
+    eager = make_rows(make_run(6), [record(index, split=4, wire_ms=6.0) for index in range(6)])
     power = run.scenario.device.power_model
     tail_mj = 1e3 * power.radio_tail_w * min(power.radio_tail_s, 6 * WINDOW_S)
     assert (
@@ -187,9 +180,9 @@ def test_work_too_short_for_a_quota_counts_what_the_profile_says() -> None:
     run = make_run(1, speed=2.0, slowdown=10.0, profile=profile)
     expected = sum(device_ms(profile, Option(2, "int4", 0.0)))
     quick = {"features_ms": 0.1, "head_ms": 0.1, "pack_ms": 0.1}
-    assert make_rows(run, [on_time(0, 0.3, **quick)])[0].own_ms == pytest.approx(expected)
+    assert make_rows(run, [record(0, **quick)])[0].own_ms == pytest.approx(expected)
     slow = {"features_ms": 40.0, "head_ms": 40.0, "pack_ms": 40.0}
-    assert make_rows(run, [on_time(0, 120.0, **slow)])[0].own_ms == pytest.approx(240.0)
+    assert make_rows(run, [record(0, **slow)])[0].own_ms == pytest.approx(240.0)
 
 
 def test_streamed_sound_saves_what_passed_during_the_capture_but_not_the_way_there_and_back() -> None:
@@ -205,7 +198,7 @@ def test_streamed_sound_saves_what_passed_during_the_capture_but_not_the_way_the
 
 
 def row(sequence: int, **said: Any) -> Row:
-    made = make_rows(make_run(sequence + 1), [on_time(sequence, 10.0, wire_ms=6.0)])[sequence]
+    made = make_rows(make_run(sequence + 1), [record(sequence, wire_ms=6.0)])[sequence]
     return replace(made, **said)
 
 

@@ -29,7 +29,7 @@ def test_every_shipped_scenario_is_named_after_its_file_and_has_a_schedule_witho
 def test_the_scenarios_that_were_promised_are_shipped() -> None:
     promised = {"wifi-idle", "lte-idle", "lte-loaded", "evdo-idle", "umts-idle", "commute-3g", "outages"}
     assert promised | {"pi4-wifi", "pi4-lte-loaded", "lte-held", "lte-cola", "lte-clap"} <= set(shipped())
-    assert {load(name).encoder for name in shipped()} == {"compact", "cola", "clap"}
+    assert {load(name).encoder for name in shipped()} == {"compact", "cola", "clap", "resnet18"}
 
 
 @pytest.mark.parametrize("name", ["lte-cola", "lte-clap"])

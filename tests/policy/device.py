@@ -45,6 +45,7 @@ def observed(
     server_available: bool = True,
     throttled: bool = False,
     backlog_bytes: int = 0,
+    lag_s: float | None = None,
 ) -> Observation:
     """An idle device on a good link, unless told otherwise."""
     return Observation(
@@ -53,6 +54,7 @@ def observed(
         level_dbfs=-30.0,
         server_available=server_available,
         backlog_bytes=backlog_bytes,
+        lag_s=lag_s,
         throttled=throttled,
         uplink_bps=uplink_bps,
         rtt_ms=rtt_ms,

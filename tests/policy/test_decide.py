@@ -197,8 +197,9 @@ def test_a_choice_stays_in_force_for_ten_windows() -> None:
         observed(server_available=False),
         observed(throttled=True),
         observed(uplink_bps=400 * 8.0),
+        observed(lag_s=1.0),
     ],
-    ids=["server", "throttled", "options"],
+    ids=["server", "throttled", "options", "piling up"],
 )
 def test_a_change_is_answered_at_once_and_starts_a_new_period(change: Observation) -> None:
     decider = Recorder()
