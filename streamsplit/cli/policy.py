@@ -13,7 +13,7 @@ from streamsplit.cli.terminal import app, err, out, progress_bar
 from streamsplit.errors import ConfigError
 
 DEFAULT_STEPS, QUICK_STEPS = 400_000, 40_000
-DEFAULT_ROUNDS, QUICK_ROUNDS = 4, 1
+DEFAULT_ROUNDS, QUICK_ROUNDS = 8, 1
 
 
 @app.command("train-policy")
