@@ -149,7 +149,8 @@ class ClientSettings(_Settings):
         audio_kbps: of Opus, kbit/s; pcm16 and flac take what they take.
         microphone: index or part of a name; None: the default device.
         send_audio: raw or compressed audio may leave this device.
-        profile: file written by ``streamsplit profile``, for greedy-profile.
+        profile: file written by ``streamsplit profile``; None: a decider that wants one has this device measured once, and kept.
+        power: what a device measured so draws, by the name of a stated model; a file says it itself.
         state_dir: spool and journal live here.
         spool_max_mb, journal_max_mb: bounds on disk.
         threads: torch threads.
@@ -168,7 +169,7 @@ class ClientSettings(_Settings):
     server: Address | None = None
     encoder: str = "compact"
     weights: str | None = None
-    decider: str = "heuristic"
+    decider: str = "learned"
     codec: Literal["fp32", "fp16", "int8", "int5", "int4", "int3"] = "int4"
     embedding_codec: Literal["fp32", "fp16", "int8", "int4"] = "int8"
     features_codec: Literal["fp32", "fp16", "int8", "int5", "int4", "int3"] = "int8"
@@ -177,6 +178,7 @@ class ClientSettings(_Settings):
     microphone: str | int | None = None
     send_audio: bool = False
     profile: Path | None = None
+    power: Literal["pi4-wifi", "pi4-lte", "pi4-3g", "laptop-wifi", "laptop-lte"] = "pi4-wifi"
     state_dir: Path = Field(default_factory=lambda: default_state_dir("client"))
     spool_max_mb: float = Field(256.0, gt=0)
     journal_max_mb: float = Field(64.0, gt=0)

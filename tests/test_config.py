@@ -22,7 +22,7 @@ def test_the_command_line_wins_over_the_environment_over_the_file_over_the_defau
         "from-file",
         "int3",
         4,
-        "heuristic",
+        "learned",
     )
 
 

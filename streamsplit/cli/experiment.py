@@ -18,6 +18,7 @@ from streamsplit.cli.options import (
     FeaturesCodecOption,
     HoldOption,
     LearnOption,
+    PowerOption,
     ProfileOption,
     SendAudioOption,
     SettingsEncoderOption,
@@ -69,6 +70,7 @@ def replay(
     features_codec: FeaturesCodecOption = None,
     embedding_codec: EmbeddingCodecOption = None,
     profile: ProfileOption = None,
+    power: PowerOption = None,
     learn: LearnOption = None,
     hold_windows: HoldOption = None,
     server_config: Annotated[
@@ -88,7 +90,8 @@ def replay(
 ) -> None:
     """Play recordings through the same client, repeatably, and sum up what happened.
 
-    Two replays with the same seed and decider give identical decisions and embeddings; the digest at the end says so. A replay that was
+    Two replays with the same seed and decider give identical decisions and embeddings; the digest at the end says so. Under made conditions
+    the heuristic decides unless told otherwise: it looks at nothing that differs from machine to machine. A replay that was
     interrupted, even by kill -9, goes on where it stopped when the same command is given again. Status 0 only if nothing was lost.
     """
     from streamsplit.lab import replay as lab
@@ -110,6 +113,7 @@ def replay(
         features_codec=features_codec,
         embedding_codec=embedding_codec,
         profile=profile,
+        power=power,
         learn=learn,
         hold_windows=hold_windows,
         state_dir=out_dir,
@@ -120,6 +124,8 @@ def replay(
         tls_certificate=tls_certificate,
         tls_key=tls_key,
     )
+    if conditions == "made" and "decider" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"decider": "heuristic"})
     if server == "none":  # whatever the file says
         settings = settings.model_copy(update={"server": None})
     run = lab.ReplaySettings(

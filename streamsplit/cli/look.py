@@ -11,9 +11,9 @@ import typer
 from rich import box
 from rich.table import Table
 
-from streamsplit.cli.options import EncoderOption, WeightsOption
+from streamsplit.cli.options import EncoderOption, PowerOption, WeightsOption
 from streamsplit.cli.terminal import app, out, progress_bar
-from streamsplit.errors import CaptureError
+from streamsplit.errors import CaptureError, ConfigError
 
 if TYPE_CHECKING:
     from streamsplit.policy.profile import Profile
@@ -90,12 +90,17 @@ def profile(
     encoder: EncoderOption = "compact",
     weights: WeightsOption = None,
     repeats: Annotated[int, typer.Option(min=3, help="timing repeats per part")] = 50,
+    power: PowerOption = None,
 ) -> None:
-    """Measure this device: milliseconds per block, bytes per split; for `--decider greedy-profile --profile FILE`."""
+    """Measure this device: milliseconds per block, bytes per split; for `--profile FILE` of a client that decides by them."""
     from streamsplit.encoders.registry import resolve
+    from streamsplit.policy.power import PI4_WIFI, POWER_MODELS
     from streamsplit.policy.profile import measure_profile
 
-    measured = measure_profile(resolve(encoder, weights), repeats=repeats)
+    model = POWER_MODELS.get(power or PI4_WIFI.name)
+    if model is None:
+        raise ConfigError(f"--power {power!r}: expected {', '.join(POWER_MODELS)}")
+    measured = measure_profile(resolve(encoder, weights), repeats, model)
     measured.save(out_file)
     out.print(_profile_table(measured))
     out.print(f"written to {out_file}", soft_wrap=True)

@@ -39,7 +39,7 @@ SplitOption = Annotated[
 ]
 DeciderOption = Annotated[
     str | None,
-    typer.Option("--decider", help="heuristic, greedy-profile, linucb, learned, learned:FILE or fixed:K"),
+    typer.Option("--decider", help="learned, learned:FILE, greedy-profile, linucb, heuristic or fixed:K"),
 ]
 SendAudioOption = Annotated[
     bool | None, typer.Option("--send-audio", help="sound itself may leave this device")
@@ -52,7 +52,17 @@ FeaturesCodecOption = Annotated[str | None, typer.Option("--features-codec", hel
 EmbeddingCodecOption = Annotated[
     str | None, typer.Option("--embedding-codec", help="of split L: fp32, fp16, int8 or int4")
 ]
-ProfileOption = Annotated[Path | None, typer.Option("--profile", help="written by `streamsplit profile`")]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option("--profile", help="written by `streamsplit profile`; left out: measured once, where wanted"),
+]
+PowerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--power",
+        help="what this device and its radio draw (modelled): pi4-wifi, pi4-lte, pi4-3g, laptop-wifi or laptop-lte",
+    ),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option("--device", help="this device's name; must match its credentials where it has any"),

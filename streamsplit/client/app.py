@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -33,6 +33,7 @@ from streamsplit.policy.decide import Learner as LearningDecider
 from streamsplit.policy.decide import Pilot, make_decider
 from streamsplit.policy.learned import encoder_quality
 from streamsplit.policy.observation import AUDIO_SPLIT
+from streamsplit.policy.power import POWER_MODELS
 from streamsplit.policy.profile import Profile, load_profile, profile_for
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,9 @@ def _profile(settings: ClientSettings, version: Version) -> Profile | None:
     if settings.profile:
         return load_profile(settings.profile)
     kind = settings.decider.partition(":")[0]
-    return profile_for(version) if kind in ("greedy-profile", "learned", "linucb") else None
+    if kind not in ("greedy-profile", "learned", "linucb"):
+        return None
+    return replace(profile_for(version), power=POWER_MODELS[settings.power])
 
 
 def run(settings: ClientSettings) -> Counters:

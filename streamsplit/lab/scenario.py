@@ -98,7 +98,7 @@ class DevicePart(_Part):
     name: Name = "this-machine"
     slowdown: Annotated[float, Field(ge=1, le=100)] = 1.0
     source: str = ""
-    power: Literal["pi4-wifi", "pi4-lte", "pi4-3g"] = "pi4-wifi"
+    power: Literal["pi4-wifi", "pi4-lte", "pi4-3g", "laptop-wifi", "laptop-lte"] = "pi4-wifi"
     hold_windows: Annotated[int, Field(ge=0, le=1000)] = 0
 
     @model_validator(mode="after")

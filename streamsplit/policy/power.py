@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +43,13 @@ PI4_LTE = PowerModel(
 )
 PI4_3G = PowerModel("pi4-3g", 2.7, 0.93, 8 * 868.98e-9, 0.81788, 0.6013, 8.088, f"{_PI4}; 3G radio: {_HUANG}")
 
-POWER_MODELS = {model.name: model for model in (PI4_WIFI, PI4_LTE, PI4_3G)}
+_LAPTOP = "assumed: idle laptop 4 W, 4 W a busy core"
+LAPTOP_WIFI = replace(
+    PI4_WIFI, name="laptop-wifi", idle_w=4.0, core_w=4.0, source=f"{_LAPTOP}; {PI4_WIFI.source}"
+)
+LAPTOP_LTE = replace(
+    PI4_LTE, name="laptop-lte", idle_w=4.0, core_w=4.0, source=f"{_LAPTOP}; {PI4_LTE.source}"
+)
+
+POWER_MODELS = {model.name: model for model in (PI4_WIFI, PI4_LTE, PI4_3G, LAPTOP_WIFI, LAPTOP_LTE)}
 """By name. The first is the default."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from streamsplit.policy.cost import Goals
 from streamsplit.policy.observation import AUDIO_SPLIT, SKIP_SPLIT, Option
-from streamsplit.policy.power import PI4_3G, PI4_LTE, PI4_WIFI, PowerModel
+from streamsplit.policy.power import LAPTOP_LTE, PI4_3G, PI4_LTE, PI4_WIFI, PowerModel
 from streamsplit.policy.profile import Profile, Timing, load_profile
 from streamsplit.policy.quality import SHIPPED, Quality, assumed_quality
 from streamsplit.policy.worlds import Array, Device, Flags, Timeline, Worlds, stack
@@ -32,21 +32,6 @@ FASTER_PI_FACTOR = 5.0
 """A Raspberry Pi 5's, or a Pi 4's if the lower of those figures is right. Unverified as well."""
 
 LAPTOP_FACTOR = 1.0
-
-LAPTOP_WIFI = replace(
-    PI4_WIFI,
-    name="laptop-wifi",
-    idle_w=4.0,
-    core_w=4.0,
-    source=f"assumed: idle laptop 4 W, 4 W a busy core; {PI4_WIFI.source}",
-)
-LAPTOP_LTE = replace(
-    PI4_LTE,
-    name="laptop-lte",
-    idle_w=4.0,
-    core_w=4.0,
-    source=f"assumed: idle laptop 4 W, 4 W a busy core; {PI4_LTE.source}",
-)
 
 
 @dataclass(frozen=True, slots=True)

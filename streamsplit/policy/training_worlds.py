@@ -16,12 +16,10 @@ from streamsplit.errors import ConfigError
 from streamsplit.policy.cost import Goals
 from streamsplit.policy.flight import EVERY
 from streamsplit.policy.observation import SKIP_SPLIT
-from streamsplit.policy.power import PI4_3G, PI4_LTE, PI4_WIFI
+from streamsplit.policy.power import LAPTOP_LTE, LAPTOP_WIFI, PI4_3G, PI4_LTE, PI4_WIFI
 from streamsplit.policy.profile import Profile
 from streamsplit.policy.quality import DEVICE, SERVER, SKIP, Quality, flat
 from streamsplit.policy.scenarios import (
-    LAPTOP_LTE,
-    LAPTOP_WIFI,
     Link,
     Load,
     Outages,

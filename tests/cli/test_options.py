@@ -12,6 +12,7 @@ from streamsplit.cli import app
 from streamsplit.cli.options import client_settings, decider_name
 from streamsplit.config import ClientTls
 from streamsplit.errors import ConfigError
+from streamsplit.lab import replay
 
 ALONE = {"split": None, "decider": None, "tls_ca": None, "tls_certificate": None, "tls_key": None}
 OWN_WORDS = {"server", "help"}
@@ -52,3 +53,27 @@ def test_what_the_command_line_says_wins_over_the_file(tmp_path: Path) -> None:
 def test_a_split_and_a_decider_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="--split 3 and --decider heuristic: give one of them"):
         decider_name("3", "heuristic")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "decider"),
+    [
+        ((), "heuristic"),
+        (("--conditions", "live"), "learned"),
+        (("--decider", "linucb"), "linucb"),
+        (("--split", "2"), "fixed:2"),
+    ],
+)
+def test_made_conditions_are_decided_on_by_what_is_the_same_on_every_machine(
+    arguments: tuple[str, ...], decider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[replay.ReplaySettings] = []
+
+    def stopped(run: replay.ReplaySettings, update: object) -> None:
+        asked.append(run)
+        raise ConfigError("that was all")
+
+    monkeypatch.setattr(replay, "replay", stopped)
+    with pytest.raises(ConfigError, match="that was all"):
+        app(["replay", str(tmp_path), *arguments], standalone_mode=False)
+    assert [run.client.decider for run in asked] == [decider]

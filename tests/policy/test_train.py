@@ -19,7 +19,8 @@ from streamsplit.policy.dynamics import Simulator
 from streamsplit.policy.flight import Flight
 from streamsplit.policy.layout import EXPECTED
 from streamsplit.policy.learned import load_weights
-from streamsplit.policy.scenarios import LAPTOP_WIFI, shipped_scenarios
+from streamsplit.policy.power import LAPTOP_WIFI
+from streamsplit.policy.scenarios import shipped_scenarios
 from streamsplit.policy.scorer import G, K, Scorer
 from streamsplit.policy.train import PolicyTrainer
 from streamsplit.policy.training_worlds import FIRST_TRAINING_SEED, PolicySettings, validation_worlds
