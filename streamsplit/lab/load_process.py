@@ -1,10 +1,10 @@
 """A competing load: processes that want a share of a core, as a schedule says.
 
-    python -m streamsplit.lab.load_process SCHEDULE.csv --processes 2
+    python -m streamsplit.lab.load_process SCHEDULE.csv --processes 2 --speed 4
 
 The schedule is a CSV with the header ``seconds,percent``. Nothing is done until a line comes on standard input; when it ends,
-so does the load. Each process is busy for its share of every 50 ms, all at the same time: two of them that are busy leave the
-client a third of the core.
+so does the load. Each process is busy for its share of every 50 ms of the device's time, all at the same time: two of them that are
+busy leave the client a third of the core.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from streamsplit.errors import ConfigError
 from streamsplit.lab.schedule import Pieces, value_at
 
 PERIOD_S: Final = 0.05
+"""Of the device's time."""
+
 HEADER: Final = ["seconds", "percent"]
 
 
@@ -50,13 +52,14 @@ def read_load(path: Path) -> Pieces:
     return pieces
 
 
-def spin(pieces: Pieces, began_s: float) -> None:
+def spin(pieces: Pieces, began_s: float, speed: float) -> None:
     """Is busy as the schedule says, for ever."""
+    period_s = PERIOD_S / speed
     while True:
         now_s = time.monotonic()
         share = value_at(pieces, now_s - began_s) / 100.0
-        period_end_s = began_s + (int((now_s - began_s) / PERIOD_S) + 1) * PERIOD_S
-        busy_until_s = period_end_s - PERIOD_S * (1.0 - share)
+        period_end_s = began_s + (int((now_s - began_s) / period_s) + 1) * period_s
+        busy_until_s = period_end_s - period_s * (1.0 - share)
         while time.monotonic() < busy_until_s:
             pass
         time.sleep(max(0.0, period_end_s - time.monotonic()))
@@ -65,6 +68,9 @@ def spin(pieces: Pieces, began_s: float) -> None:
 def main(
     schedule: Annotated[Path, typer.Argument(help="CSV: seconds,percent")],
     processes: Annotated[int, typer.Option(min=1, max=8)] = 2,
+    speed: Annotated[
+        float, typer.Option(help="of the device's time; the schedule's is hastened already")
+    ] = 1.0,
 ) -> None:
     """Waits for a line, then is busy until standard input ends."""
     try:
@@ -76,7 +82,9 @@ def main(
         return
     began_s = time.monotonic()
     context = multiprocessing.get_context("fork")
-    others = [context.Process(target=spin, args=(pieces, began_s), daemon=True) for _ in range(processes)]
+    others = [
+        context.Process(target=spin, args=(pieces, began_s, speed), daemon=True) for _ in range(processes)
+    ]
     for other in others:
         other.start()
     while sys.stdin.readline():

@@ -108,7 +108,7 @@ async def run_trial(
         "link", "streamsplit.lab.links", _link_arguments(bench, folder), folder / "link.log", other_cores
     )
     load = ToldProcess("load", "streamsplit.lab.load_process",
-                       [str(folder / "load.csv"), "--processes", str(scenario.load.processes)],
+                       [str(folder / "load.csv"), "--processes", str(scenario.load.processes), "--speed", str(scenario.speed)],
                        folder / "load.log", client_cores)  # fmt: skip
     loaded = scenario.load.kind != "none"
     device = f"lab-{name or system.name}-{bench.seed}-{attempt}"
