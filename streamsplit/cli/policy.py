@@ -11,6 +11,7 @@ import typer
 
 from streamsplit.cli.terminal import app, err, out, progress_bar
 from streamsplit.errors import ConfigError
+from streamsplit.whole_file import write_whole
 
 DEFAULT_STEPS, QUICK_STEPS = 400_000, 40_000
 DEFAULT_ROUNDS, QUICK_ROUNDS = 8, 1
@@ -77,7 +78,7 @@ def train_policy(
     with progress_bar("training") as update:
         figures: dict[str, Any] = trainer.run(update, told)
     figures |= {"command": told, "seconds": round(time.monotonic() - began_s, 1)}
-    (out_dir / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_whole(out_dir / "summary.json", (json.dumps(figures, indent=2) + "\n").encode())
     out.print(
         f"{out_file}: {figures['decisions']} decisions in {figures['seconds']:.0f} s; mean reward per window on "
         f"validation worlds {figures['validation_return']:.3f}",

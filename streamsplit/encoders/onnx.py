@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from streamsplit.encoders.folding import plain
 from streamsplit.encoders.split import SplitEncoder
 from streamsplit.encoders.version import Version
-from streamsplit.errors import ConfigError, StorageError
+from streamsplit.errors import ConfigError
+from streamsplit.whole_file import write_whole
 from streamsplit.wire.codec import Array
 
 INPUT, OUTPUT = "mel", "activation"
@@ -69,10 +70,7 @@ def export_head(version: Version, split: int, path: Path) -> None:
     onnx.helper.set_model_props(model, {VERSION_KEY: version.id, SPLIT_KEY: str(split)})
     buffer = io.BytesIO()
     onnx.save(model, buffer)
-    try:
-        path.write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    write_whole(path, buffer.getvalue())
 
 
 class OnnxHead:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from streamsplit.errors import StorageError
 from streamsplit.lab.systems import BEST_FIXED, LEARNED, ORACLE
 from streamsplit.lab.verdicts import REFERENCE_LABELS, comparisons
 from streamsplit.lab.wording import mean_return, number
+from streamsplit.whole_file import write_whole
 
 TABLES_FILE: Final = "tables.md"
 
@@ -32,10 +32,7 @@ def write_tables(out: Path, summary: Mapping[str, Any]) -> Path:
         StorageError: it cannot be written.
     """
     path = out / TABLES_FILE
-    try:
-        path.write_text(render(summary), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    write_whole(path, render(summary).encode())
     return path
 
 

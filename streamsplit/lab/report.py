@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from streamsplit.errors import StorageError
 from streamsplit.lab.charts import Bar, bars, embedding_map, lane, mixes, strip
 from streamsplit.lab.page import Child, Html, document, join, table, tag
 from streamsplit.lab.results import Seed, read_all
@@ -14,6 +13,7 @@ from streamsplit.lab.rows import Row
 from streamsplit.lab.systems import BEST_FIXED, LEARNED, ORACLE, STREAMED
 from streamsplit.lab.verdicts import claims, verdicts
 from streamsplit.lab.wording import mean_return, number, small_interval
+from streamsplit.whole_file import write_whole
 
 REPORT_FILE: Final = "report.html"
 DISTURBED: Final = 0.1
@@ -28,10 +28,7 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> Path:
         StorageError: it cannot be written.
     """
     path = out / REPORT_FILE
-    try:
-        path.write_text(render(summary, read_all(out)), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    write_whole(path, render(summary, read_all(out)).encode())
     return path
 
 

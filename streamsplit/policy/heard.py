@@ -55,7 +55,8 @@ class Heard:
                 if None in said:
                     continue
                 for sequence, predicted, entropy in zip(*said, strict=True):
-                    signals[stream, sequence] = predicted, entropy
+                    if predicted is not None and entropy is not None:
+                        signals[stream, sequence] = predicted, entropy
         rows = [(*windows[key], *signals[key]) for key in windows if key in signals]
         if len(rows) < FEWEST:
             raise ConfigError(
