@@ -53,7 +53,7 @@ class LiveObserver:
             level_dbfs=round(window.level_dbfs, 1),
             server_available=self._uplink.available,
             backlog_windows=self._spool.windows,
-            backlog_bytes=self._spool.bytes,
+            backlog_bytes=self._spool.payload_bytes,
             temperature_c=machine.temperature_c,
             throttled=bool(machine.throttled),
             battery_percent=machine.battery_percent,

@@ -96,7 +96,7 @@ class Spool:
         try:
             self._connection = open_or_begin(self.path, SCHEMA, SCHEMA_VERSION, durability)
             self._opening = self._begin()
-            self._windows, self._bytes, self._dropped = self._count()
+            self._windows, self._bytes, self._payload_bytes, self._dropped = self._count()
             # Numbers only grow while the spool is open, so `pending(after)` never misses one; SQLite's AUTOINCREMENT would write a
             # second table at every put for that.
             self._next_id: int = 1 + self._fetch("SELECT COALESCE(MAX(id), 0) FROM windows", ())[0][0]
@@ -119,6 +119,11 @@ class Spool:
     def bytes(self) -> int:
         """Their bytes: payload, features, decision and a fixed overhead each."""
         return self._bytes
+
+    @property
+    def payload_bytes(self) -> int:
+        """Of them what goes over the wire: payloads alone."""
+        return self._payload_bytes
 
     @property
     def dropped(self) -> int:
@@ -189,7 +194,7 @@ class Spool:
         values, size = row_of(step, self._opening)
         with self._lock:
             with transaction(self._connection, self.path, "keep a window") as connection:
-                dropped, freed = self._make_room(connection, size)
+                dropped, freed, freed_payload = self._make_room(connection, size)
                 fits = size <= self.max_bytes
                 if fits:
                     try:
@@ -208,6 +213,7 @@ class Spool:
                     )
             self._windows += fits - len(dropped) + (not fits)
             self._bytes += size * fits - freed
+            self._payload_bytes += len(step.payload) * fits - freed_payload
             self._next_id += 1
             self._dropped += len(dropped)
         return dropped
@@ -237,18 +243,21 @@ class Spool:
         Returns:
             How many were here.
         """
-        removed = freed = 0
+        removed = freed = freed_payload = 0
         with self._lock:
             with transaction(self._connection, self.path, "let go of windows") as connection:
                 for key in keys:
                     row = connection.execute(
-                        "DELETE FROM windows WHERE stream = ? AND sequence = ? RETURNING bytes", key
+                        "DELETE FROM windows WHERE stream = ? AND sequence = ? RETURNING bytes, LENGTH(payload)",
+                        key,
                     ).fetchone()
                     if row is not None:
                         removed += 1
                         freed += row[0]
+                        freed_payload += row[1]
             self._windows -= removed
             self._bytes -= freed
+            self._payload_bytes -= freed_payload
         return removed
 
     def replace(self, key: Key, step: Step) -> bool:
@@ -265,13 +274,14 @@ class Spool:
         with self._lock:
             with transaction(self._connection, self.path, "replace a window") as connection:
                 row = connection.execute(
-                    "SELECT id, bytes FROM windows WHERE stream = ? AND sequence = ?", key
+                    "SELECT id, bytes, LENGTH(payload) FROM windows WHERE stream = ? AND sequence = ?", key
                 ).fetchone()
                 if row is not None:
                     connection.execute(REPLACE, (row[0], *values))
             if row is None:
                 return False
             self._bytes += size - row[1]
+            self._payload_bytes += len(step.payload) - row[2]
         return True
 
     def close(self) -> None:
@@ -297,22 +307,31 @@ class Spool:
             connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'openings'")
             return int(connection.execute("SELECT value FROM counters WHERE name = 'openings'").fetchone()[0])
 
-    def _count(self) -> tuple[int, int, int]:
-        windows, size = self._fetch("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM windows", ())[0]
-        return windows, size, self._fetch("SELECT value FROM counters WHERE name = 'dropped'", ())[0][0]
+    def _count(self) -> tuple[int, int, int, int]:
+        windows, size, payload = self._fetch(
+            "SELECT COUNT(*), COALESCE(SUM(bytes), 0), COALESCE(SUM(LENGTH(payload)), 0) FROM windows", ()
+        )[0]
+        return (
+            windows,
+            size,
+            payload,
+            self._fetch("SELECT value FROM counters WHERE name = 'dropped'", ())[0][0],
+        )
 
-    def _make_room(self, connection: sqlite3.Connection, size: int) -> tuple[list[Key], int]:
+    def _make_room(self, connection: sqlite3.Connection, size: int) -> tuple[list[Key], int, int]:
+        """Windows dropped, and the bytes and payload bytes that this gave back."""
         dropped: list[Key] = []
-        freed = 0
+        freed = freed_payload = 0
         if size > self.max_bytes:  # it can never fit: emptying the spool for it would help nobody
-            return dropped, freed
+            return dropped, freed, freed_payload
         while self._bytes - freed + size > self.max_bytes and len(dropped) < self._windows:
             row = connection.execute(
-                "DELETE FROM windows WHERE id = (SELECT MIN(id) FROM windows) RETURNING stream, sequence, bytes"
+                "DELETE FROM windows WHERE id = (SELECT MIN(id) FROM windows) RETURNING stream, sequence, bytes, LENGTH(payload)"
             ).fetchone()
             dropped.append((row[0], row[1]))
             freed += row[2]
-        return dropped, freed
+            freed_payload += row[3]
+        return dropped, freed, freed_payload
 
     def _write_cursor(self, connection: sqlite3.Connection, stream: str, cursor: Cursor) -> None:
         changed = connection.execute(

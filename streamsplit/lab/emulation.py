@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import psutil
 
@@ -21,6 +22,9 @@ from streamsplit.client.observer import LiveObserver, Observer
 from streamsplit.client.telemetry import MachineTelemetry, PsutilSystem
 from streamsplit.errors import ConfigError
 from streamsplit.policy.observation import Observation
+
+HALF_SECOND: Final = 0.5
+"""A live device's load is of the last half second; of the device's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,10 @@ class DeviceSystem(PsutilSystem):
         super().__init__(clock)
         self._clock, self._emulation = clock, emulation
 
+    def process(self) -> tuple[float, int]:
+        """As of any process, but to the nanosecond: over a hastened half second the kernel's ticks are too coarse."""
+        return time.process_time(), super().process()[1]
+
     def cpu_seconds(self) -> tuple[float, float]:
         """(busy, all) processor seconds of the device."""
         core, usage = self._emulation.core, self._emulation.usage
@@ -115,7 +123,8 @@ class EmulatedObserver:
 
     def bind(self, client: Device) -> None:
         """From now on observes this client."""
-        telemetry = MachineTelemetry(system=DeviceSystem(self._emulation))
+        system, speed = DeviceSystem(self._emulation), self._emulation.speed
+        telemetry = MachineTelemetry(system=system, cached_s=HALF_SECOND / max(1.0, speed))
         daemon = client.daemon
         self._live = LiveObserver(telemetry, client.uplink, client.spool, lambda: daemon.uncertainty)
 

@@ -101,7 +101,7 @@ def test_acknowledged_windows_leave_and_unknown_keys_do_not_matter(path: Path) -
         assert spool.acknowledge([("s", 1), ("s", 9), ("x", 0)]) == 1
         assert keys(spool) == [("s", 0), ("s", 2)]
         assert spool.acknowledge([("s", 0), ("s", 2)]) == 2
-        assert (spool.windows, spool.bytes, spool.dropped) == (0, 0, 0)
+        assert (spool.windows, spool.bytes, spool.payload_bytes, spool.dropped) == (0, 0, 0, 0)
 
 
 def test_the_oldest_go_when_it_is_full_and_are_counted_for_good(path: Path) -> None:
@@ -110,6 +110,7 @@ def test_the_oldest_go_when_it_is_full_and_are_counted_for_good(path: Path) -> N
         assert [spool.put(step(sequence)) for sequence in range(5)] == [[], [], [], [("s", 0)], [("s", 1)]]
         assert keys(spool) == [("s", 2), ("s", 3), ("s", 4)]
         assert (spool.windows, spool.bytes, spool.dropped) == (3, 3 * size, 2)
+        assert spool.payload_bytes == 3 * 100
     with opened(path, max_bytes=3 * size) as spool:
         assert spool.dropped == 2
         assert spool.put(step(5)) == [("s", 2)]
@@ -189,6 +190,7 @@ def test_a_replaced_window_keeps_its_number_and_changes_its_payload(path: Path) 
         assert [(row, kept.sequence) for row, kept in spool.pending()] == [(1, 0), (2, 1), (3, 2)]
         assert spool.pending()[1][1].payload == b"features"
         assert spool.bytes == before - 100 - 50 + 8
+        assert spool.payload_bytes == 2 * 100 + 8
         assert not spool.replace(("s", 7), step(7))
         with pytest.raises(ValueError, match="expected the same window"):
             spool.replace(("s", 1), step(2))
@@ -200,7 +202,7 @@ def test_after_a_restart_everything_is_there_but_the_old_clock(path: Path) -> No
             spool.put(step(sequence), Cursor(sequence + 1, 15360 * (sequence + 1)))
         size = spool.bytes
     with opened(path) as spool:
-        assert (spool.windows, spool.bytes) == (4, size)
+        assert (spool.windows, spool.bytes, spool.payload_bytes) == (4, size, 4 * 100)
         assert [kept.captured_s for _, kept in spool.pending()] == [0.0] * 4
         assert spool.cursor("s") == Cursor(4, 61440)
         spool.put(step(4))
