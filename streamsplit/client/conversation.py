@@ -173,25 +173,20 @@ class Conversation:
         """Writes a window that the spool does not hold yet, if the line is idle; the body puts it there.
 
         The body's disk write then costs no latency, and a loop that listens is never held up by a slow link: what could wait for
-        room on the wire goes the long way.
+        room on the wire goes the long way. Windows that only wait for company do not hold it up: they follow its answer.
 
         Yields:
             Whether it is on the wire. If not, it goes the long way, through the spool.
         """
         async with self._keeping:
             held = self._desk.settings.hold_windows > 0 and self._local(step)
-            sent, row = (
-                not held and len(step.payload) <= BRIEF_BYTES and self._idle(),
-                self._desk.spool.next_row,
-            )
+            sent = not held and len(step.payload) <= BRIEF_BYTES and self._idle()
             if sent:
                 try:
-                    await self._send_step(row, step)
+                    await self._send_step(self._desk.spool.next_row, step)
                 except (LinkError, RefusedError):
                     sent = False  # the receiver has heard it, too, and ends this conversation
             yield sent
-            if sent and self._desk.spool.next_row > row:  # a full disk leaves the number to the next window
-                self._sent_row = row
 
     def _local(self, step: Step) -> bool:
         return step.split == self._desk.version.encoder.last_split
@@ -203,7 +198,7 @@ class Conversation:
             or self.draining
             or self.busy
             or self._rewind_to != _NOWHERE
-            or self._desk.spool.windows > len(self._unwanted)
+            or self._desk.spool.windows > len(self._unwanted) + self._held
             or (self._unwanted and self._more_wait())
         )
 
@@ -229,6 +224,7 @@ class Conversation:
         room = self._connection.welcome.max_in_flight - len(self._in_flight)
         if room <= 0 or self.busy:
             return 0
+        self._held = 0
         self._sent_row, self._rewind_to = min(self._sent_row, self._rewind_to), _NOWHERE
         sent = 0
         most = room + len(self._in_flight) + len(self._unwanted)

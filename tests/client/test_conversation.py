@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,11 @@ def spool(tmp_path: Path) -> Any:
         yield made
 
 
-def conversation(spool: Spool, version: Version, paper: Paper) -> tuple[Conversation, list[Answer]]:
+def conversation(
+    spool: Spool, version: Version, paper: Paper, hold_windows: int = 0
+) -> tuple[Conversation, list[Answer]]:
     answers: list[Answer] = []
-    settings = ClientSettings(device="pi", server="127.0.0.1:1")
+    settings = ClientSettings(device="pi", server="127.0.0.1:1", hold_windows=hold_windows)
     desk = Desk(settings, version, spool, LinkEstimator(), answers.append, time.monotonic, random.Random(0))
     return Conversation(desk, paper), answers  # type: ignore[arg-type]
 
@@ -105,6 +108,40 @@ async def test_a_window_the_disk_did_not_keep_hides_no_other(spool: Spool, compa
     talk.wake()
     await settled()
     assert paper.sequences() == [0, 1]
+    running.cancel()
+
+
+async def test_what_waits_for_company_does_not_hold_up_what_is_waited_for(
+    spool: Spool, compact: Version
+) -> None:
+    paper = Paper(compact)
+    talk, answers = conversation(spool, compact, paper, hold_windows=9)
+    running = asyncio.create_task(talk.run())
+    await settled()
+    last = compact.encoder.last_split
+    for sequence in range(6):
+        async with talk.at_once(replace(step_of(compact, sequence), split=last)) as sent:
+            assert not sent
+            spool.put(replace(step_of(compact, sequence), split=last))
+        talk.wake(urgent=False)
+    await settled()
+    assert paper.sequences() == []
+    async with talk.at_once(step_of(compact, 6)) as sent:
+        assert sent
+        spool.put(step_of(compact, 6))
+    await settled()
+    assert paper.sequences() == [6]
+    paper.said.put_nowait(acknowledged(6))
+    await settled()
+    assert paper.sequences() == [6, 0, 1, 2, 3]  # as many as may be in flight
+    for sequence in range(4):
+        paper.said.put_nowait(acknowledged(sequence))
+    await settled()
+    for sequence in (4, 5):
+        paper.said.put_nowait(acknowledged(sequence))
+    await settled()
+    assert paper.sequences() == [6, 0, 1, 2, 3, 4, 5]
+    assert (spool.windows, len(answers)) == (0, 7)
     running.cancel()
 
 
