@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 WATCH_S = 0.5
 BRIEF_BYTES = 16 << 10
 """Up to here a message to an idle connection leaves without waiting for the other end to make room."""
+COMPANY = 2
+"""So many embeddings that waited for each other leave before a look is taken whether something urgent has come."""
 _NOWHERE = 1 << 62
 
 
@@ -102,6 +104,7 @@ class Conversation:
         self._in_flight: dict[tuple[str, int], _InFlight] = {}
         self._unwanted: set[int] = set()
         self._sent_row = 0
+        self._ahead: set[int] = set()  # numbers of windows on the wire that overtook others
         self._rewind_to = _NOWHERE
         self._busy_until_s = 0.0
         self._progress_s = desk.clock()
@@ -181,12 +184,15 @@ class Conversation:
         async with self._keeping:
             held = self._desk.settings.hold_windows > 0 and self._local(step)
             sent = not held and len(step.payload) <= BRIEF_BYTES and self._idle()
+            row = self._desk.spool.next_row
             if sent:
                 try:
-                    await self._send_step(self._desk.spool.next_row, step)
+                    await self._send_step(row, step)
                 except (LinkError, RefusedError):
                     sent = False  # the receiver has heard it, too, and ends this conversation
             yield sent
+            if sent and self._desk.spool.next_row > row:  # a full disk leaves the number to the next window
+                self._ahead.add(row)
 
     def _local(self, step: Step) -> bool:
         return step.split == self._desk.version.encoder.last_split
@@ -226,11 +232,17 @@ class Conversation:
             return 0
         self._held = 0
         self._sent_row, self._rewind_to = min(self._sent_row, self._rewind_to), _NOWHERE
+        # Those that were answered are gone from the spool; those that must go again are no longer in flight.
+        self._ahead &= {flight.row for flight in self._in_flight.values()}
+        if self._desk.settings.hold_windows > 0:
+            if await self._send_awaited():
+                return 1
+            room = min(room, COMPANY)
         sent = 0
         most = room + len(self._in_flight) + len(self._unwanted)
         for row, step in self._desk.spool.pending(self._sent_row, most):
             self._sent_row = row
-            if step.key in self._in_flight or row in self._unwanted:
+            if step.key in self._in_flight or row in self._ahead or row in self._unwanted:
                 continue
             await self._send_step(row, step)
             sent += 1
@@ -238,6 +250,17 @@ class Conversation:
             if sent >= room or self.draining or self._rewind_to != _NOWHERE:
                 break
         return sent
+
+    async def _send_awaited(self) -> bool:
+        """The oldest window that the server must finish, before embeddings that only wait to be sent."""
+        last, known = self._desk.version.encoder.last_split, self._ahead | self._unwanted
+        known |= {flight.row for flight in self._in_flight.values()}
+        found = self._desk.spool.first_but(last, self._sent_row, known)
+        if found is None:
+            return False
+        self._ahead.add(found[0])
+        await self._send_step(*found)
+        return True
 
     async def _synchronise(self) -> bool:
         """One piece of what is synchronised, between the windows."""

@@ -15,7 +15,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -236,6 +236,15 @@ class Spool:
         """The oldest windows in order of arrival, each with its number; only numbers above `after`."""
         rows = self._fetch(f"SELECT {COLUMNS} FROM windows WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         return [(row[0], step_of(row, self._opening)) for row in rows]
+
+    def first_but(self, split: int, after: int, but: Collection[int]) -> tuple[int, Step] | None:
+        """The oldest window of another split than this one, with its number: above `after`, and none of `but`."""
+        left_out = ",".join(map(str, but))
+        rows = self._fetch(
+            f"SELECT {COLUMNS} FROM windows WHERE id > ? AND split != ? AND id NOT IN ({left_out}) ORDER BY id LIMIT 1",
+            (after, split),
+        )
+        return (rows[0][0], step_of(rows[0], self._opening)) if rows else None
 
     def acknowledge(self, keys: Iterable[Key]) -> int:
         """Lets go of windows the server has committed (or refused for good); unknown keys are ignored.

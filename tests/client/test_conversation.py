@@ -134,14 +134,47 @@ async def test_what_waits_for_company_does_not_hold_up_what_is_waited_for(
     paper.said.put_nowait(acknowledged(6))
     await settled()
     assert paper.sequences() == [6, 0, 1, 2, 3]  # as many as may be in flight
+    async with talk.at_once(step_of(compact, 7)) as sent:
+        assert not sent, "the line is busy"
+        spool.put(step_of(compact, 7))
+    talk.wake()
     for sequence in range(4):
         paper.said.put_nowait(acknowledged(sequence))
-    await settled()
-    for sequence in (4, 5):
+        await settled()
+    assert paper.sequences() == [6, 0, 1, 2, 3, 7, 4, 5]
+    for sequence in (7, 4, 5):
         paper.said.put_nowait(acknowledged(sequence))
     await settled()
-    assert paper.sequences() == [6, 0, 1, 2, 3, 4, 5]
-    assert (spool.windows, len(answers)) == (0, 7)
+    assert paper.sequences() == [6, 0, 1, 2, 3, 7, 4, 5]
+    assert (spool.windows, len(answers)) == (0, 8)
+    running.cancel()
+
+
+async def test_what_overtook_others_is_sent_again_if_it_must_be_and_only_then(
+    spool: Spool, compact: Version
+) -> None:
+    paper = Paper(compact)
+    talk, answers = conversation(spool, compact, paper, hold_windows=9)
+    running = asyncio.create_task(talk.run())
+    await settled()
+    last = compact.encoder.last_split
+    for sequence in range(2):
+        async with talk.at_once(replace(step_of(compact, sequence), split=last)):
+            spool.put(replace(step_of(compact, sequence), split=last))
+        talk.wake(urgent=False)
+    async with talk.at_once(step_of(compact, 2)):
+        spool.put(step_of(compact, 2))
+    talk.wake()
+    await settled()
+    assert paper.sequences() == [2, 0, 1]
+    paper.said.put_nowait(messages.Busy(0, 0, 2))
+    await settled()
+    assert paper.sequences() == [2, 0, 1, 2]
+    for sequence in range(3):
+        paper.said.put_nowait(acknowledged(sequence))
+    await settled()
+    assert paper.sequences() == [2, 0, 1, 2]
+    assert (spool.windows, len(answers)) == (0, 3)
     running.cancel()
 
 
