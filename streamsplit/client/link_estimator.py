@@ -28,6 +28,9 @@ it as much as a link of 100 kbit/s.
 The estimate is the median of the samples, newer ones counting more (`half_life_s`): a stall or a pause makes single samples very slow,
 and sums would remember it for minutes. An unacknowledged window bounds the estimate from above as it waits, so an outage shows before it
 ends.
+
+While others keep the processor busy (`loaded`), a message takes as long to be written and its answer to be read as a slow link would: then
+samples can raise the estimate and not lower it, and a rise of wire times tells nothing.
 """
 
 from __future__ import annotations
@@ -107,12 +110,16 @@ class LinkEstimator:
         half_life_s: after so long, old samples weigh half.
         window_s: how long a lone window's wire time is compared with.
         floor_s: differences in time below this are never told from noise.
+
+    Attributes:
+        loaded: others keep this device's processor busy; whoever knows says so.
     """
 
     def __init__(self, half_life_s: float = 10.0, window_s: float = 60.0, floor_s: float = 0.002) -> None:
         self._half_life_s = half_life_s
         self._window_s = window_s
         self._floor_s = floor_s
+        self.loaded = False
         self.reset()
 
     def reset(self) -> None:
@@ -219,7 +226,7 @@ class LinkEstimator:
 
     def _rise_bps(self) -> float | None:
         """The bound that lone windows of one size set while all of the last ones took longer than the quickest of the last minute."""
-        if not self._lone or self._lone[-1].bits <= _PACKET_BITS:
+        if self.loaded or not self._lone or self._lone[-1].bits <= _PACKET_BITS:
             return None
         bits = self._lone[-1].bits
         alike = self._alike(bits)
@@ -252,6 +259,8 @@ class LinkEstimator:
 
     def _sample(self, bps: float, now_s: float, timed: bool) -> None:
         """Takes a rate; one that is not timed says "at least"."""
+        if self.loaded and (self._measured_bps is None or bps < self._measured_bps):
+            return
         if timed:
             self._timed_s = now_s
         self._samples.append(_Sample(now_s, bps))

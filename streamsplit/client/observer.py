@@ -13,6 +13,9 @@ from streamsplit.client.uplink import Uplink
 from streamsplit.policy.conditions import MadeConditions
 from streamsplit.policy.observation import Observation
 
+LOADED_PERCENT = 80.0
+"""Of the processor with others: from there on times of messages tell of it as much as of the link."""
+
 
 class Observer(Protocol):
     """What the daemon asks before each decision."""
@@ -46,6 +49,7 @@ class LiveObserver:
         """Measured, all of it; the machine's part at most half a second old."""
         machine = self._telemetry.read()
         link = self._uplink.estimator
+        link.loaded = machine.cpu_percent >= LOADED_PERCENT
         now_s, sent_s = self._clock(), self._uplink.last_sent_s
         return Observation(
             cpu_percent=machine.cpu_percent,

@@ -57,14 +57,15 @@ class Link:
         """A black hole: what is sent from now on waits until then."""
         self._free_s = until_s
 
-    def play(self, estimator: LinkEstimator, until_s: float = float("inf")) -> None:
-        for at_s, answer, key, value in sorted(self._events):
+    def play(self, estimator: LinkEstimator, until_s: float = float("inf"), begin_s: float = 0.0) -> None:
+        for at_s, answer, number, value in sorted(self._events):
             if at_s > until_s:
                 break
+            key = begin_s, number
             if answer:
-                estimator.acknowledged(key, at_s, 1e3 * value)
+                estimator.acknowledged(key, begin_s + at_s, 1e3 * value)
             else:
-                estimator.sent(key, int(value), at_s)
+                estimator.sent(key, int(value), begin_s + at_s)
 
 
 def steady(link: Link, sizes: list[int], every_s: float, count: int = 200, begin_s: float = 0.0) -> None:
@@ -286,3 +287,22 @@ def _times(told: list[tuple[str, int, float, float]]) -> Iterator[float]:
     for _, _, step_s, _ in told:
         now_s += step_s
         yield now_s
+
+
+def test_while_others_keep_the_processor_busy_an_estimate_is_raised_only() -> None:
+    fast, starved = Link(5e6, 0.03), Link(40e3, 0.03)  # as a link seems whose ends get a tenth of a processor
+    bursts(fast, size=4000, windows=20, every_s=20.0, count=2)
+    bursts(starved, size=130, windows=60, every_s=20.0, count=2)
+    warned, unwarned = LinkEstimator(), LinkEstimator()
+    for estimator in (warned, unwarned):
+        fast.play(estimator)
+        estimator.loaded = estimator is warned
+        starved.play(estimator, begin_s=60.0)
+    assert warned.uplink_bps == pytest.approx(5e6, rel=0.25)
+    assert unwarned.uplink_bps is not None
+    assert unwarned.uplink_bps < 0.1 * 5e6
+    slow = Link(5e4, 0.03)
+    bursts(slow, size=4000, windows=20, every_s=20.0)
+    warned.loaded = False
+    slow.play(warned, begin_s=200.0)
+    assert warned.uplink_bps == pytest.approx(5e4, rel=0.25)
