@@ -236,8 +236,8 @@ class Pilot:
     """Holds a decision for some windows: changing one's mind every second costs more than it brings.
 
     It decides anew every `every` windows, and at once when the server comes or goes, when the possible
-    options change, when the processor begins or ends to be throttled, or when work has begun or ceased to pile
-    up (see `piling_up`). Its state is the choice in force and its age; a replay that shows it the same
+    options change, or when the processor begins or ends to be throttled; and at every window for as long as
+    work piles up (see `piling_up`): what let it pile up is not to be kept to. Its state is the choice in force and its age; a replay that shows it the same
     observations gets the same choices.
 
     Args:
@@ -263,13 +263,14 @@ class Pilot:
     def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
         """The choice for the next window; `options` unmasked, the last split among them."""
         possible = mask(options, observation, max(option.split for option in options), self._hop_s)
+        late = observation.lag_s is not None and piling_up(observation.lag_s, self._hop_s)
         situation = (
             observation.server_available,
             observation.throttled,
-            observation.lag_s is not None and piling_up(observation.lag_s, self._hop_s),
+            late,
             tuple((option.split, option.codec) for option in possible),
         )
-        if self._choice is None or self._age >= self._every or situation != self._situation:
+        if self._choice is None or late or self._age >= self._every or situation != self._situation:
             self._choice = self.decider.choose(observation, possible)
             self._situation, self._age = situation, 0
             self.decisions += 1

@@ -83,7 +83,8 @@ class Flight:
     def fly(self, slots: npt.NDArray[np.int64], most: npt.NDArray[np.int64] | None = None) -> Leg:
         """Keeps to these choices for a leg; an impossible one means embedding on the device.
 
-        A row's leg ends early with what `decide.Pilot` decides anew at once, and with its world.
+        A row's leg ends early with what `decide.Pilot` decides anew at once, and with its world. Only where work goes on piling up the
+        two differ: a pilot is asked at every window then, a leg goes on.
 
         Args:
             slots: [B].
