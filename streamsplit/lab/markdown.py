@@ -68,9 +68,7 @@ def figures(name: str, found: Mapping[str, Any]) -> str:
             number(each["energy_mj"]["mean"], 0),
             number(None if accuracy is None or not found["trained"] else 100.0 * accuracy, 1),
         ])  # fmt: skip
-    version = (
-        f"`{found['version']}`" if found["trained"] else "random weights, so return and accuracy mean nothing"
-    )
+    version = f"`{found['version']}`" if found["trained"] else "random weights, so accuracy means nothing"
     return f"**{name}**: {found['title']}; {version}; seeds {seeds}.\n\n{_table(FIGURES, rows)}"
 
 

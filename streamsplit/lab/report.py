@@ -147,8 +147,8 @@ def _untrained(encoder: str) -> Html:
     return tag(
         "p",
         tag("b", "The weights are random: ", class_="bad"),
-        f"no weights of {encoder} come with the project. Latency, bytes and energy are what they would be with trained ones; accuracy, "
-        "quality, uncertainty and with them the return say nothing.",
+        f"no weights of {encoder} come with the project. Latency, bytes and energy are what they would be with trained ones; accuracy "
+        "and uncertainty say nothing. Returns compare where an encoder has one path: its embedding is the same wherever it is cut.",
     )
 
 
