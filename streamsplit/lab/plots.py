@@ -151,7 +151,7 @@ def _draw_timeline(
     draw_curve(
         axes[4], timeline, timeline.backlog, "Windows waiting for an acknowledgement (measured)", SERVER
     )
-    draw_curve(axes[5], timeline, timeline.cpu_percent, "CPU of the whole machine, % (measured)", DEVICE)
+    draw_curve(axes[5], timeline, timeline.cpu_percent, "CPU that others take, % (measured)", DEVICE)
     axes[5].set_ylim(0, 100)
     for number, axis in enumerate(axes):
         axis.set_xlim(0, timeline.end_s)

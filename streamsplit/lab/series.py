@@ -75,7 +75,7 @@ class Timeline:
         split: [N].
         last_split: L, or the deepest split seen.
         latency_ms: [N] end of the window to its embedding being usable.
-        cpu_percent: [N] of the whole machine, as observed at the decision.
+        cpu_percent: [N] that others take of the machine, as observed at the decision.
         backlog: [N] windows spooled, as observed at the decision.
         server_up: [N] 1 or 0, as observed at the decision.
         payload_bytes: [N].

@@ -242,7 +242,7 @@ class LiveView:
             _Curve("uplink", rate, share, seen.bytes_per_s, "bright_green"),
             _Curve("link", link, "", seen.link_bps, "bright_blue"),
             _Curve("backlog", backlog, _server_word(seen.server_up), seen.backlog, "bright_red"),
-            _Curve("CPU", cpu, "whole machine", seen.cpu_percent, "bright_cyan", 100.0),
+            _Curve("CPU", cpu, "of others", seen.cpu_percent, "bright_cyan", 100.0),
         ]
 
     def _nearest(self, width: int, plain: bool) -> list[Text]:
