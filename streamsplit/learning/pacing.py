@@ -25,7 +25,7 @@ class Conditions(Protocol):
 
     @property
     def cpu_percent(self) -> float:
-        """Load of the whole machine, 0..100."""
+        """Load of the whole machine but for this client, 0..100."""
 
     @property
     def temperature_c(self) -> float | None:
