@@ -90,6 +90,16 @@ def acknowledged(sequence: int) -> messages.Acknowledgement:
     return messages.Acknowledgement(0, sequence, b"", None, 1, 1, 1, False)
 
 
+async def keep(talk: Conversation, spool: Spool, step: Step) -> bool:
+    """As the daemon does with a window it has made; whether it was sent at once."""
+    local = step.split == talk._desk.version.encoder.last_split
+    async with talk.at_once(step) as sent:
+        spool.put(step)
+    if not sent:
+        talk.wake(urgent=not local)
+    return sent
+
+
 async def settled() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
@@ -120,24 +130,16 @@ async def test_what_waits_for_company_does_not_hold_up_what_is_waited_for(
     await settled()
     last = compact.encoder.last_split
     for sequence in range(6):
-        async with talk.at_once(replace(step_of(compact, sequence), split=last)) as sent:
-            assert not sent
-            spool.put(replace(step_of(compact, sequence), split=last))
-        talk.wake(urgent=False)
+        assert not await keep(talk, spool, replace(step_of(compact, sequence), split=last))
     await settled()
     assert paper.sequences() == []
-    async with talk.at_once(step_of(compact, 6)) as sent:
-        assert sent
-        spool.put(step_of(compact, 6))
+    assert await keep(talk, spool, step_of(compact, 6))
     await settled()
     assert paper.sequences() == [6]
     paper.said.put_nowait(acknowledged(6))
     await settled()
     assert paper.sequences() == [6, 0, 1, 2, 3]  # as many as may be in flight
-    async with talk.at_once(step_of(compact, 7)) as sent:
-        assert not sent, "the line is busy"
-        spool.put(step_of(compact, 7))
-    talk.wake()
+    assert not await keep(talk, spool, step_of(compact, 7)), "the line is busy"
     for sequence in range(4):
         paper.said.put_nowait(acknowledged(sequence))
         await settled()
@@ -159,11 +161,8 @@ async def test_what_overtook_others_is_sent_again_if_it_must_be_and_only_then(
     await settled()
     last = compact.encoder.last_split
     for sequence in range(2):
-        async with talk.at_once(replace(step_of(compact, sequence), split=last)):
-            spool.put(replace(step_of(compact, sequence), split=last))
-        talk.wake(urgent=False)
-    async with talk.at_once(step_of(compact, 2)):
-        spool.put(step_of(compact, 2))
+        await keep(talk, spool, replace(step_of(compact, sequence), split=last))
+    await keep(talk, spool, step_of(compact, 2))
     talk.wake()
     await settled()
     assert paper.sequences() == [2, 0, 1]
