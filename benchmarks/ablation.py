@@ -1,9 +1,10 @@
-"""What a device may minimise, beside each other: objective x batch x stream x seed, from random weights, the device's own path alone.
+"""What a device may minimise, beside each other: objective x batch x stream x seed, from random weights, alone and beside a refiner.
 
     pool + order -> stream -> EdgeLearner -> norms settled on the whole pool -> every figure of `learning.evaluation` -> rows/SYSTEM-SEED.json
+    clips + order -> sound -> device ==wire==> server and refiner -> newest version -> likewise
 
-As many pairs of windows are learned from as windows are heard. A system is named OBJECTIVE-BATCH-ORDER; a row is made once, and one that
-is deleted is made anew. `large` is the reference: batches of 128 of everything at once. Orders are those of `learning.streams`, and
+As many pairs of windows are learned from as windows are heard, and the device's own path is judged. A system is named OBJECTIVE-BATCH-ORDER,
+"+refiner" after the objective where the whole product ran (`benchmarks.streaming`); a row is made once, and one that is deleted is made anew. `large` is the reference: batches of 128 of everything at once. Orders are those of `learning.streams`, and
 `blocked`: every class for a tenth of the stream, and never again; `composed` has made backgrounds between the clips.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-import time
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from benchmarks.learning_data import Heard as Sounds
 from benchmarks.learning_data import conditions, hear
+from benchmarks.learning_sounds import BACKGROUND_LEVEL
+from benchmarks.streaming import StreamingSettings, stream_through
 from streamsplit.audio.sounds import BACKGROUNDS, make_background
 from streamsplit.cli.terminal import err, progress_bar
 from streamsplit.encoders.calibrate import settle_norms
@@ -33,9 +36,9 @@ from streamsplit.encoders.split import SplitEncoder
 from streamsplit.errors import ConfigError, StreamSplitError
 from streamsplit.learning.clips import Clips
 from streamsplit.learning.edge import EdgeLearner
-from streamsplit.learning.edge_settings import EdgeSettings
+from streamsplit.learning.edge_settings import STEP_PAIRS, EdgeSettings
 from streamsplit.learning.evaluation import CHUNK, judge, spread_over
-from streamsplit.learning.objectives import ObjectiveSettings
+from streamsplit.learning.objectives import OBJECTIVES, ObjectiveSettings
 from streamsplit.learning.pool import WindowPool, gather
 from streamsplit.learning.pretrain import CALIBRATION_WINDOWS, Trainer, TrainSettings
 from streamsplit.learning.probe import require_sklearn
@@ -44,13 +47,11 @@ from streamsplit.learning.streams import Heard, stream
 from streamsplit.learning.views import ViewSettings
 
 PAIRS, QUICK_PAIRS = 12_000, 1280
-ACCUMULATED = 128
-"""Pairs of an optimiser step, whatever the batch."""
 TRANSPORT = 32, 7e-4, 1.0
 """Pairs of a step, learning rate and weight of the spread. ESC-10, 12,000 pairs, seed 0, an earlier lite tail, pooled
 probe and the embedding's effective rank: 75.6 and 19 at a weight of 0.3, 78.1 and 22 at 1.0."""
 LARGE, BLOCKED = "large", "blocked"
-BACKGROUND_S, BACKGROUND_LEVEL = 40.0, 0.02
+BACKGROUND_S = 40.0
 FIGURES = ("probe", "probe_mean_std", "knn", "effective_rank", "mean_norm")
 
 Update = Callable[[int, int], None]
@@ -65,24 +66,27 @@ class System:
         batch: windows of a micro-batch.
         order: of the stream.
         kept_share: of what is stored, for a sample of all that was heard (`KeptWindows`).
+        refined: whether a server refines the encoder meanwhile, over the wire, the device told no more than objective and batch.
     """
 
     objective: str
     batch: int
     order: str = "shuffled"
     kept_share: float = 0.0
+    refined: bool = False
 
     @property
     def name(self) -> str:
-        """OBJECTIVE-BATCH-ORDER; with "+kept" after the objective."""
-        return f"{self.objective}{'+kept' if self.kept_share else ''}-{self.batch}-{self.order}"
+        """OBJECTIVE-BATCH-ORDER; with "+kept" and "+refiner" after the objective."""
+        more = ("+kept" if self.kept_share else "") + ("+refiner" if self.refined else "")
+        return f"{self.objective}{more}-{self.batch}-{self.order}"
 
 
 ORDERS = "shuffled", "sorted", "composed", BLOCKED
 KEPT = 0.5
 """As shipped."""
 PLAN: tuple[System, ...] = (
-    System(LARGE, ACCUMULATED),
+    System(LARGE, STEP_PAIRS),
     *(System("reservoir", 8, order, KEPT) for order in ORDERS),
     *(System(name, 8, order) for order in ORDERS for name in ("in-batch", "published")),
     *(System("transport+reservoir", 8, order, KEPT) for order in ORDERS),
@@ -104,13 +108,21 @@ PLAN: tuple[System, ...] = (
         )
         for name in names
     ),
+    *(System("expected", batch, order, KEPT) for order in ORDERS[:3] for batch in (2, 1)),
+    *(
+        System(name, batch, order, KEPT * OBJECTIVES[name].stores, refined=True)
+        for order in ORDERS[:3]
+        for name in ("reservoir", "in-batch", "transport", "expected", "published", "cached")
+        for batch in (8, 2, 1)
+        if batch >= OBJECTIVES[name].least_batch
+    ),
 )
 
 
 def settings_of(system: System, pairs: int, seed: int) -> EdgeSettings:
     """An optimiser step of 128 pairs at 2e-3 for all that contrast; transport needs no company and takes shorter steps."""
     alone = system.objective == "transport"
-    accumulated, rate, spread = TRANSPORT if alone else (ACCUMULATED, 2e-3, 0.3)
+    accumulated, rate, spread = TRANSPORT if alone else (STEP_PAIRS, 2e-3, 0.3)
     steps = max(2, pairs // accumulated)
     return EdgeSettings(
         ObjectiveSettings(system.objective, spread_weight=spread),
@@ -205,7 +217,7 @@ def device_only(seed: int) -> SplitEncoder:
 
 def large(pool: WindowPool, pairs: int, seed: int, update: Update) -> SplitEncoder:
     """The reference."""
-    settings = TrainSettings(steps=max(1, pairs // ACCUMULATED), seed=seed, views=ViewSettings())
+    settings = TrainSettings(steps=max(1, pairs // STEP_PAIRS), seed=seed, views=ViewSettings())
     trainer = Trainer(pool, settings, encoder=device_only(seed))
     trainer.run(lambda done, total, _: update(done, total))
     return trainer.encoder
@@ -217,6 +229,20 @@ def small(pool: WindowPool, system: System, pairs: int, seed: int, update: Updat
     heard, windows = heard_in(pool, system.order, pairs, seed)
     learned(learner, heard, windows, pairs, update)
     return learner.shadow.encoder
+
+
+def beside_refiner(
+    folder: Path, sounds: Sounds, system: System, pairs: int, seed: int, update: Update
+) -> tuple[SplitEncoder, dict[str, Any]]:
+    """What device and server made of a stream: the encoder published last, and the run's figures."""
+    run = folder / "runs" / f"{system.name}-{seed}"
+    settings = StreamingSettings(
+        system.name, objective=system.objective, batch=system.batch, order=system.order
+    )
+    kept = folder / "sounds" / f"{sounds.name}-{sounds.fingerprint}"
+    streamed = stream_through(sounds.tracks, run, kept, pairs, seed, settings, update)
+    shutil.rmtree(run)
+    return streamed.newest.trainable(), streamed.figures
 
 
 @torch.no_grad()
@@ -288,23 +314,31 @@ def made_once(folder: Path, sounds: Sounds, system: System, seed: int, pairs: in
         row: dict[str, Any] = json.loads(path.read_text())
         if {name: row.get(name) for name in key} == key:
             return row
-    began_s = time.process_time()
+    began_s, figures = _cpu_s(), {}
     try:
         with progress_bar(f"{system.name} seed {seed}") as update:
             if system.objective == LARGE:
                 encoder = large(sounds.pool, pairs, seed, update)
+            elif system.refined:
+                encoder, figures = beside_refiner(folder, sounds, system, pairs, seed, update)
             else:
                 encoder = small(sounds.pool, system, pairs, seed, update)
     except StreamSplitError as error:
         raise StreamSplitError(f"{system.name}, seed {seed}: {error}") from error
-    trained_s = time.process_time() - began_s
-    row = key | {"cpu_s": round(trained_s, 1), "judged": judged(encoder, sounds.pool, sounds.clips)}
+    trained_s = _cpu_s() - began_s
+    said = judged(encoder, sounds.pool, sounds.clips)
+    row = key | figures | {"cpu_s": round(trained_s, 1), "judged": said}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_suffix(".partial")
     partial_path.write_text(json.dumps(row, indent=1))
     os.replace(partial_path, path)
     err.print(_line(system.name, seed, row["judged"]))
     return row
+
+
+def _cpu_s() -> float:
+    """Of this process and of those it waited for."""
+    return sum(os.times()[:4])
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

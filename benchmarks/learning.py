@@ -31,7 +31,7 @@ from streamsplit.encoders.registry import make_untrained
 from streamsplit.encoders.version import Version, freeze
 from streamsplit.errors import ConfigError, StreamSplitError
 from streamsplit.learning.edge import EdgeLearner
-from streamsplit.learning.edge_settings import EdgeSettings
+from streamsplit.learning.edge_settings import STEP_PAIRS, EdgeSettings
 from streamsplit.learning.evaluation import joined, judge, judge_uncertainty, represent, spread_over
 from streamsplit.learning.floors import MEL_STATISTICS, floors
 from streamsplit.learning.objectives import ObjectiveSettings
@@ -42,8 +42,6 @@ from streamsplit.learning.sources import Track
 from streamsplit.learning.streams import stream
 
 LARGE_BATCH = 128
-ACCUMULATED = 128
-"""Pairs of an edge learner's optimiser step, whatever its batch."""
 REFERENCE, RANDOM, FLOOR = "large-batch", "random", "floor"
 QUICK_PAIRS = 1280
 HEADLINES = ("probe", "probe_mean_std", "knn")
@@ -110,11 +108,11 @@ def edge(task: Task, objective: str, batch: int, order: str = "shuffled") -> Ver
 
     Both paths learn, and views are the reference's, so that only the system differs.
     """
-    updates = max(2, task.pairs // ACCUMULATED)
+    updates = max(2, task.pairs // STEP_PAIRS)
     settings = EdgeSettings(
         ObjectiveSettings(name=objective),
         batch=batch,
-        accumulate=ACCUMULATED // batch,
+        accumulate=STEP_PAIRS // batch,
         warm_up_steps=max(1, updates // 20),
         horizon_steps=updates,
         paths="all",

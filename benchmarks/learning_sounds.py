@@ -5,19 +5,27 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
+from streamsplit.audio.features import FrontEndSettings
+from streamsplit.audio.sounds import BACKGROUNDS, make_background
 from streamsplit.errors import StreamSplitError
 from streamsplit.learning.pool import HOP_SHARE
 from streamsplit.learning.sources import Track
+from streamsplit.learning.streams import QUIET_WINDOWS, arranged
 from streamsplit.policy.observation import SILENCE_DBFS
 
 PHASES = round(1 / HOP_SHARE)
+BACKGROUND_LEVEL = 0.02
+PIECES = 8
+"""Of each background."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +72,40 @@ def make_sounds(
     return clips
 
 
-def write_manifest(clips: Sequence[Sequence[Sound]], path: Path, pairs: int, seed: int) -> tuple[int, int]:
-    """A manifest of passes over all clips, each in another order and at another phase, until `pairs` audible windows are in it.
+def backgrounds(front_end: FrontEndSettings) -> list[Track]:
+    """Pieces of every kind of made background, as long as `learning.streams` hears them: QUIET_WINDOWS more than one, in the mean."""
+
+    def made(kind: str, number: int) -> Iterator[Any]:
+        rng = np.random.default_rng((number, 13, list(BACKGROUNDS).index(kind)))
+        samples = (1 + int(rng.geometric(1 / QUIET_WINDOWS))) * front_end.window_samples
+        yield BACKGROUND_LEVEL * make_background(kind, rng, samples, front_end.sample_rate_hz)
+
+    return [
+        Track(f"{kind} {number}", partial(made, kind, number), "background", kind)
+        for kind in BACKGROUNDS
+        for number in range(PIECES)
+    ]
+
+
+def write_manifest(
+    clips: Sequence[Sequence[Sound]],
+    labels: Sequence[str | None],
+    path: Path,
+    pairs: int,
+    seed: int,
+    order: str = "shuffled",
+    quiet: Sequence[Sequence[Sound]] = (),
+) -> tuple[int, int]:
+    """A manifest of passes over all clips, each arranged anew and at another phase, until `pairs` audible windows are in it.
+
+    Args:
+        clips: each at every phase.
+        labels: each clip's class.
+        path: of the manifest.
+        pairs: audible windows, backgrounds' included.
+        seed: of order and phases.
+        order: one of `learning.streams.ORDERS`.
+        quiet: backgrounds, one of them heard after every clip by "composed".
 
     Returns:
         Windows the stream has, pauses included, and the audible ones of them.
@@ -77,9 +117,12 @@ def write_manifest(clips: Sequence[Sequence[Sound]], path: Path, pairs: int, see
         while audible < pairs:
             before = audible
             rng = np.random.default_rng((seed, number, 7))
-            for place in rng.permutation(len(clips)):
-                if clips[place] and audible < pairs:
-                    sound = clips[place][rng.integers(len(clips[place]))]
+            for place in arranged(order, labels, rng):
+                heard = [clips[place]] if clips[place] else []
+                if order == "composed":
+                    heard.append(quiet[rng.integers(len(quiet))])
+                for phases in heard if audible < pairs else []:
+                    sound = phases[rng.integers(len(phases))]
                     rows.writerow([os.path.abspath(sound.path)])
                     windows += sound.windows + 1
                     audible += sound.audible

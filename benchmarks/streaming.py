@@ -3,8 +3,8 @@
     clips -> sound on disk, at two phases -> manifest of several passes -> streamsplit replay (learn.mode = train) ==wire==> streamsplit server --refine
                                                                                                     <==versions, memory==
 
-Windows are the pool's: every pass plays each clip at another of its two phases, with a pause after it, as `learning.streams` does with
-features. Server, refiner and device are processes of their own and begin with the same random weights.
+Windows are the pool's: every pass plays each clip at another of its two phases, with a pause after it, in the orders of
+`learning.streams`. Server, refiner and device are processes of their own and begin with the same random weights.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning_sounds import make_sounds, write_manifest
+from benchmarks.learning_sounds import backgrounds, make_sounds, write_manifest
 from streamsplit.encoders.checkpoint import load
 from streamsplit.encoders.registry import resolve
 from streamsplit.encoders.version import Version
@@ -29,7 +30,6 @@ from streamsplit.lab.links import LinkProxy, LinkSettings, Outage, Trace
 from streamsplit.lab.processes import server_process
 from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.edge_settings import EdgeSettings
-from streamsplit.learning.objectives import ObjectiveSettings
 from streamsplit.learning.sources import Track
 from streamsplit.server.publications import Publications
 from streamsplit.server.refiner import PUBLISHED
@@ -66,6 +66,7 @@ class StreamingSettings:
         fails: whether the link is down for DOWN_S after every UP_S, in wall time.
         objective: what the device minimises, a key of `OBJECTIVES`.
         batch: windows of its micro-batch.
+        order: of the clips, one of `learning.streams.ORDERS`; "composed" has made backgrounds between them.
         refiner: settings of `RefinerSettings` by name, over this benchmark's own.
     """
 
@@ -76,6 +77,7 @@ class StreamingSettings:
     fails: bool = False
     objective: str = "reservoir"
     batch: int = EDGE_BATCH
+    order: str = "shuffled"
     refiner: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -157,8 +159,18 @@ def stream_through(
     folder.mkdir(parents=True)
     weights = f"untrained:{seed}"
     first = resolve("compact", weights)
-    made = make_sounds(tracks, sounds, first.front_end.sample_rate_hz, first.front_end.window_samples)
-    windows, audible = write_manifest(made, folder / "manifest.csv", pairs, seed)
+    made = partial(
+        make_sounds,
+        sample_rate_hz=first.front_end.sample_rate_hz,
+        window_samples=first.front_end.window_samples,
+    )
+    clips, quiet = made(tracks, sounds), []
+    if settings.order == "composed":
+        quiet = made(backgrounds(first.front_end), sounds / "background")
+    labels = [track.label for track in tracks]
+    windows, audible = write_manifest(
+        clips, labels, folder / "manifest.csv", pairs, seed, settings.order, quiet
+    )
     refiner = _refiner(settings, seed)
     _write_settings(folder, settings, refiner, pairs / settings.batch / windows, seed)
     told = Progress(folder, refiner["batch"], audible, update)
@@ -308,8 +320,7 @@ def _outcome(
     device = load(taken) if taken.exists() else first
     shadow = None
     if settings.edge:
-        learner = EdgeSettings(ObjectiveSettings(settings.objective), batch=settings.batch, seed=seed)
-        shadow = EdgeLearner(device, learner)
+        shadow = EdgeLearner(device, EdgeSettings.of_batch(settings.objective, settings.batch, seed))
         shadow.restore(folder / "client" / "training.safetensors")
     log = folder / "refiner" / "log.jsonl"  # there from the first round on
     rounds = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.learning_sounds import make_sounds, write_manifest
+from benchmarks.learning_sounds import backgrounds, make_sounds, write_manifest
 from benchmarks.streaming import DOWN_S, STREAMING, UP_S, _link, _refiner
+from streamsplit.audio.features import COMPACT_FRONT_END
 from streamsplit.errors import StreamSplitError
 from streamsplit.learning.sources import Track
 
@@ -36,7 +37,7 @@ def test_each_clip_is_cut_into_whole_windows_at_both_phases_and_ends_in_silence(
 
 def test_passes_go_on_until_enough_windows_can_be_heard(tmp_path: Path) -> None:
     made = make_sounds([track(number, 3.0) for number in range(4)], tmp_path, RATE_HZ, WINDOW)
-    windows, audible = write_manifest(made, tmp_path / "m.csv", 40, 0)
+    windows, audible = write_manifest(made, [None] * 4, tmp_path / "m.csv", 40, 0)
     with (tmp_path / "m.csv").open() as file:
         played = [Path(row["path"]).name for row in csv.DictReader(file)]
     assert 40 <= audible < 43
@@ -47,7 +48,31 @@ def test_passes_go_on_until_enough_windows_can_be_heard(tmp_path: Path) -> None:
     assert {name.split("-")[1] for name in played} == {"0.wav", "1.wav"}
     silent = make_sounds([track(0, 2.0, loud=0.0)], tmp_path / "silent", RATE_HZ, WINDOW)
     with pytest.raises(StreamSplitError, match="silent"):
-        write_manifest(silent, tmp_path / "m.csv", 10, 0)
+        write_manifest(silent, [None], tmp_path / "m.csv", 10, 0)
+
+
+def test_clips_come_class_after_class_or_in_scenes_with_backgrounds_between(tmp_path: Path) -> None:
+    labels = ["dog", "rain"] * 15
+    made = make_sounds([track(number, 2.0) for number in range(30)], tmp_path, RATE_HZ, WINDOW)
+    quiet = make_sounds(backgrounds(COMPACT_FRONT_END)[::8], tmp_path / "quiet", RATE_HZ, WINDOW)
+    assert all(sound.audible == sound.windows for phases in quiet for sound in phases)
+
+    def classes(order: str, pairs: int) -> list[str]:
+        write_manifest(made, labels, tmp_path / "m.csv", pairs, 0, order, quiet)
+        with (tmp_path / "m.csv").open() as file:
+            paths = [Path(row["path"]) for row in csv.DictReader(file)]
+        return ["quiet" if path.parent.name == "quiet" else labels[int(path.name[:5])] for path in paths]
+
+    heard = classes("sorted", 40)
+    assert len(heard) >= 20
+    assert sum(one != other for one, other in pairwise(heard[:30])) == 1
+    heard = classes("composed", 300)
+    assert set(heard[1::2]) == {"quiet"}
+    runs = [len(list(run)) for _, run in groupby(heard[::2][:30])]
+    assert sum(runs) == 30
+    assert set(runs) <= {3, 6, 12, 15, 24, 27}, (
+        "runs of twelve and what is left of each class, some side by side"
+    )
 
 
 def test_sparse_systems_learn_as_many_pairs_from_fewer_windows() -> None:

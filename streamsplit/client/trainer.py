@@ -22,7 +22,6 @@ from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError, StorageError, StreamSplitError
 from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.edge_settings import EdgeSettings
-from streamsplit.learning.objectives import ObjectiveSettings
 from streamsplit.learning.pacing import BudgetSettings, Conditions, learn
 
 logger = logging.getLogger(__name__)
@@ -51,9 +50,7 @@ class Trainer:
         conditions: Callable[[], Conditions],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        edge = EdgeSettings(
-            objective=ObjectiveSettings(settings.objective), batch=settings.batch, seed=settings.seed
-        )
+        edge = EdgeSettings.of_batch(settings.objective, settings.batch, settings.seed)
         self._settings = settings
         self._budget = BudgetSettings(
             core_share=settings.core_share,

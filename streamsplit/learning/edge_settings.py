@@ -10,6 +10,9 @@ from streamsplit.learning.objectives import ObjectiveSettings
 from streamsplit.learning.shadow import Norms, Paths
 from streamsplit.learning.views import ViewSettings
 
+STEP_PAIRS = 128
+"""Of an optimiser step, whatever the micro-batch: at a fixed rate, shorter steps are noisier ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
@@ -41,7 +44,7 @@ class EdgeSettings:
 
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     batch: int = 8
-    accumulate: int = 16
+    accumulate: int = STEP_PAIRS // 8
     windows: int = 512
     kept_share: float = 0.5
     fewest_windows: int = 64
@@ -58,6 +61,13 @@ class EdgeSettings:
     norms: Norms = "batch"
     seed: int = 0
     views: ViewSettings = field(default_factory=ViewSettings)
+
+    @classmethod
+    def of_batch(cls, objective: str, batch: int, seed: int) -> EdgeSettings:
+        """What a device trains with, told only these: STEP_PAIRS in a step, whatever the batch."""
+        return cls(
+            ObjectiveSettings(objective), batch=batch, accumulate=max(1, STEP_PAIRS // batch), seed=seed
+        )
 
     def __post_init__(self) -> None:
         least = self.objective.objective.least_batch

@@ -76,6 +76,33 @@ def stream(
     return _timed(pool, _passes(pool, order, seed, clips, quiet), windows)
 
 
+def arranged(order: str, labels: Sequence[str | None], rng: np.random.Generator) -> list[int]:
+    """One pass over clips: their places, 0 to len(labels) - 1, each once.
+
+    Args:
+        order: one of `ORDERS`: "shuffled"; "sorted", class after class, classes in random order; "composed", each class in runs of
+            SCENE_CLIPS, all runs in random order.
+        labels: each clip's class.
+        rng: of the order.
+    """
+    shuffled: list[int] = rng.permutation(len(labels)).tolist()
+    if order == "shuffled":
+        return shuffled
+    classes: dict[str, list[int]] = {}
+    for place in shuffled:
+        classes.setdefault(str(labels[place]), []).append(place)
+    names = sorted(classes)
+    scenes = [classes[names[number]] for number in rng.permutation(len(names))]
+    if order == "composed":
+        runs = [
+            places[begin : begin + SCENE_CLIPS]
+            for places in scenes
+            for begin in range(0, len(places), SCENE_CLIPS)
+        ]
+        scenes = [runs[number] for number in rng.permutation(len(runs))]
+    return [place for places in scenes for place in places]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Clip:
     """All segments of one track, as (first window, windows) pairs."""
@@ -108,35 +135,11 @@ def _passes(
     number = 0
     while True:
         rng = np.random.default_rng((seed, number, 6))
-        shuffled = [clips[place] for place in rng.permutation(len(clips))]
-        if order == "sorted":
-            shuffled = [clip for scene in _by_class(pool, shuffled, rng) for clip in scene]
-        if order != "composed":
-            for clip in shuffled:
-                yield from clip.stretches(pool.at_hop, rng)
-        else:
-            for scene in _scenes(_by_class(pool, shuffled, rng), rng):
-                for clip in scene:
-                    yield from clip.stretches(pool.at_hop, rng)
-                    yield from _background(pool, quiet, rng)
+        for place in arranged(order, [pool.labels[clip.track] for clip in clips], rng):
+            yield from clips[place].stretches(pool.at_hop, rng)
+            if order == "composed":
+                yield from _background(pool, quiet, rng)
         number += 1
-
-
-def _by_class(pool: WindowPool, clips: list[_Clip], rng: np.random.Generator) -> list[list[_Clip]]:
-    """The clips of each class, classes in random order."""
-    classes: dict[str, list[_Clip]] = {}
-    for clip in clips:
-        classes.setdefault(str(pool.labels[clip.track]), []).append(clip)
-    names = sorted(classes)
-    return [classes[names[place]] for place in rng.permutation(len(names))]
-
-
-def _scenes(classes: list[list[_Clip]], rng: np.random.Generator) -> list[list[_Clip]]:
-    """Each class in runs of SCENE_CLIPS, all runs in random order."""
-    runs = [
-        clips[begin : begin + SCENE_CLIPS] for clips in classes for begin in range(0, len(clips), SCENE_CLIPS)
-    ]
-    return [runs[place] for place in rng.permutation(len(runs))]
 
 
 def _background(pool: WindowPool, quiet: list[_Clip], rng: np.random.Generator) -> Iterator[Numbers]:
