@@ -2,7 +2,8 @@
 
 A line is written when a window's fate is known: acknowledged, embedded here for good ("local"), dropped for room, or rejected.
 Everything that differs between two runs of the same recording (times, loads, bytes on a socket) sits in the record's `measured`,
-so that two replays can be compared without it; everything else is a pure function of recording, weights, settings and seed.
+so that two replays can be compared without it; everything else is a pure function of recording, weights, settings and seed. Lines of
+kind `signals` are not: a memory hears windows embedded here at once and others when their answers come, and says what it knew then.
 
 The file is rotated by size: ``journal.jsonl`` is the newest, ``journal.jsonl.1`` the one before, and so on; the oldest beyond `keep`
 goes. Each line reaches the operating system before `write` returns: ``kill -9`` tears at most the line being written, and a reader

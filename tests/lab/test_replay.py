@@ -53,9 +53,11 @@ def summary(out: Path) -> dict[str, Any]:
 
 
 def without_measurements(out: Path) -> list[dict[str, Any]]:
+    """Signals left out: the order in which a memory hears windows is that of the answers."""
     return [
         {key: value for key, value in record.items() if key != "measured"}
         for record in read(out / "journal.jsonl")
+        if record.get("kind") != "signals"
     ]
 
 
