@@ -18,7 +18,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 from streamsplit.audio.window import SILENCE_DBFS
 from streamsplit.errors import ConfigError
 from streamsplit.policy.cost import predict_energy_mj, predict_latency_ms
-from streamsplit.policy.observation import SKIP_SPLIT, Observation, Option, piling_up
+from streamsplit.policy.observation import LOAD_JUMP, SKIP_SPLIT, Observation, Option, piling_up
 from streamsplit.policy.profile import Profile
 
 Objective = Literal["latency", "energy"]
@@ -235,10 +235,11 @@ def mask(
 class Pilot:
     """Holds a decision for some windows: changing one's mind every second costs more than it brings.
 
-    It decides anew every `every` windows, and at once when the server comes or goes, when the possible
-    options change, or when the processor begins or ends to be throttled; and at every window for as long as
-    work piles up (see `piling_up`): what let it pile up is not to be kept to. Its state is the choice in force and its age; a replay that shows it the same
-    observations gets the same choices.
+    It decides anew every `every` windows, and at once when the server comes or goes, when the possible options change, when
+    the processor begins or ends to be throttled, when others' load is LOAD_JUMP away from what was decided on, and when the link's
+    rate, its round trip or the uncertainty becomes known, or is no longer; and at every window for as long as work piles up (see
+    `piling_up`): what let it pile up is not to be kept to. Its state is the choice in force, what it was made on and its age; a
+    replay that shows it the same observations gets the same choices.
 
     Args:
         decider: who decides.
@@ -259,6 +260,7 @@ class Pilot:
         self._age = 0
         self._choice: Choice | None = None
         self._situation: tuple[object, ...] = ()
+        self._cpu_percent = 0.0
 
     def choose(self, observation: Observation, options: Sequence[Option]) -> Choice:
         """The choice for the next window; `options` unmasked, the last split among them."""
@@ -268,11 +270,15 @@ class Pilot:
             observation.server_available,
             observation.throttled,
             late,
+            observation.uplink_bps is None,
+            observation.rtt_ms is None,
+            observation.uncertainty is None,
             tuple((option.split, option.codec) for option in possible),
         )
-        if self._choice is None or late or self._age >= self._every or situation != self._situation:
+        jumped = abs(observation.cpu_percent - self._cpu_percent) >= LOAD_JUMP
+        if self._choice is None or late or jumped or self._age >= self._every or situation != self._situation:
             self._choice = self.decider.choose(observation, possible)
-            self._situation, self._age = situation, 0
+            self._situation, self._cpu_percent, self._age = situation, observation.cpu_percent, 0
             self.decisions += 1
         self._age += 1
         return self._choice

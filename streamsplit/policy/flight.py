@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from streamsplit.policy.dynamics import Simulator
 from streamsplit.policy.layout import ARRAYS, MOMENT, PER_OPTION, describe
-from streamsplit.policy.observation import piling_up
+from streamsplit.policy.observation import LOAD_JUMP, piling_up
 from streamsplit.policy.seen import Seen
 from streamsplit.policy.worlds import MOST_OPTIONS, Array, Flags
 
@@ -94,9 +94,9 @@ class Flight:
         rows = np.arange(len(simulator))
         local = simulator.figures["local"].argmax(axis=1)
         slots = np.where(self.possible[rows, slots], slots, local)
-        available, throttled, possible = self.seen.available, self.seen.throttled, self.possible
+        decided, possible = self.seen, self.possible
         hop_s = simulator.figures["hop_s"]
-        late = piling_up(self.seen.lag_s, hop_s)
+        late = piling_up(decided.lag_s, hop_s)
         active = ~(simulator.ended | simulator.empty)
         sums = np.zeros((6, len(rows)))
         windows = np.zeros(len(rows), np.int64)
@@ -117,8 +117,12 @@ class Flight:
             )
             self.look()
             active &= ~(simulator.ended | simulator.empty)
-            active &= (self.seen.available == available) & (self.seen.throttled == throttled)
-            active &= (piling_up(self.seen.lag_s, hop_s) == late) & (self.possible == possible).all(axis=1)
+            seen = self.seen
+            active &= (seen.available == decided.available) & (seen.throttled == decided.throttled)
+            active &= np.abs(seen.cpu - decided.cpu) < LOAD_JUMP / 100.0
+            for name in ("uplink_bps", "rtt_ms", "uncertainty"):
+                active &= np.isnan(getattr(seen, name)) == np.isnan(getattr(decided, name))
+            active &= (piling_up(seen.lag_s, hop_s) == late) & (self.possible == possible).all(axis=1)
             if not active.any():
                 break
         terminated = simulator.empty

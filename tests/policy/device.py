@@ -46,6 +46,7 @@ def observed(
     throttled: bool = False,
     backlog_bytes: int = 0,
     lag_s: float | None = None,
+    uncertainty: float | None = None,
 ) -> Observation:
     """An idle device on a good link, unless told otherwise."""
     return Observation(
@@ -58,4 +59,5 @@ def observed(
         throttled=throttled,
         uplink_bps=uplink_bps,
         rtt_ms=rtt_ms,
+        uncertainty=uncertainty,
     )

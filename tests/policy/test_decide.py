@@ -22,7 +22,7 @@ from streamsplit.policy.decide import (
     make_decider,
     mask,
 )
-from streamsplit.policy.observation import Observation, Option
+from streamsplit.policy.observation import LOAD_JUMP, Observation, Option
 from tests.policy.device import OPTIONS, PROFILE, observed
 
 LAST = 3
@@ -197,8 +197,12 @@ def test_a_choice_stays_in_force_for_ten_windows() -> None:
         observed(server_available=False),
         observed(throttled=True),
         observed(uplink_bps=400 * 8.0),
+        observed(cpu_percent=observed().cpu_percent + LOAD_JUMP),
+        observed(uplink_bps=None),
+        observed(rtt_ms=None),
+        observed(uncertainty=0.3),
     ],
-    ids=["server", "throttled", "options"],
+    ids=["server", "throttled", "options", "load", "rate", "round trip", "uncertainty"],
 )
 def test_a_change_is_answered_at_once_and_starts_a_new_period(change: Observation) -> None:
     decider = Recorder()
