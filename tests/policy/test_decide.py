@@ -224,6 +224,14 @@ def test_for_as_long_as_work_piles_up_every_window_is_decided_on() -> None:
     assert asked == [1, 1, 2, 3, 4, 5, 5]
 
 
+def test_chance_is_thrown_at_its_turn_whatever_the_load_does() -> None:
+    pilot = Pilot(RandomShare(0.5, seed=1))
+    loads = [float(50 * (window % 2)) for window in range(40)]
+    choices = [pilot.choose(observed(cpu_percent=load, lag_s=load), OPTIONS) for load in loads]
+    assert pilot.decisions == 4
+    assert all(len({choice.split for choice in choices[at : at + 10]}) == 1 for at in range(0, 40, 10))
+
+
 @given(observed_=st.lists(observations, max_size=40))
 def test_the_pilot_never_flies_what_is_not_possible(observed_: list[Observation]) -> None:
     pilot = Pilot(Heuristic(), every=5)

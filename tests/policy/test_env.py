@@ -42,7 +42,9 @@ def test_stable_baselines_checker_finds_nothing() -> None:
 def test_the_end_of_the_timeline_truncates_and_an_empty_battery_terminates() -> None:
     env = SplitEnv(made, windows=25)
     env.reset(seed=0)
-    ends = [env.step(np.int64(LOCAL))[2:4] for _ in range(4)]  # one window till the first answer, ten, ten, four
+    ends = [
+        env.step(np.int64(LOCAL))[2:4] for _ in range(4)
+    ]  # one window till the first answer, ten, ten, four
     assert ends == [(False, False)] * 3 + [(False, True)]
 
     def draining(seed: int, windows: int) -> tuple[Device, Timeline]:
