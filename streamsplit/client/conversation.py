@@ -31,8 +31,10 @@ logger = logging.getLogger(__name__)
 WATCH_S = 0.5
 BRIEF_BYTES = 16 << 10
 """Up to here a message to an idle connection leaves without waiting for the other end to make room."""
-COMPANY = 2
-"""So many embeddings that waited for each other leave before a look is taken whether something urgent has come."""
+COMPANY = 4
+"""So many embeddings that waited for each other are on the wire at a time: a window that is waited for comes behind these at most."""
+QUIET_WINDOWS = 3
+"""Embedded here since a window was waited for: before that, those that wait for each other go singly."""
 _NOWHERE = 1 << 62
 
 
@@ -109,6 +111,7 @@ class Conversation:
         self._busy_until_s = 0.0
         self._progress_s = desk.clock()
         self._held = 0
+        self._since_awaited = QUIET_WINDOWS
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._keeping = asyncio.Lock()
@@ -136,6 +139,7 @@ class Conversation:
     def wake(self, urgent: bool = True) -> None:
         """Says that the spool has something new, and whether it may wait for company (`hold_windows`)."""
         self._held += 1
+        self._since_awaited += not urgent
         if urgent or self._held > self._desk.settings.hold_windows:
             self._held = 0
             self._wake.set()
@@ -186,6 +190,7 @@ class Conversation:
             sent = not held and len(step.payload) <= BRIEF_BYTES and self._idle()
             row = self._desk.spool.next_row
             if sent:
+                self._since_awaited = 0
                 try:
                     await self._send_step(row, step)
                 except (LinkError, RefusedError):
@@ -237,7 +242,9 @@ class Conversation:
         if self._desk.settings.hold_windows > 0:
             if await self._send_awaited():
                 return 1
-            room = min(room, COMPANY)
+            room = min(room, self._room_for_held())
+            if room <= 0:
+                return 0
         sent = 0
         most = room + len(self._in_flight) + len(self._unwanted)
         for row, step in self._desk.spool.pending(self._sent_row, most):
@@ -251,6 +258,17 @@ class Conversation:
                 break
         return sent
 
+    def _room_for_held(self) -> int:
+        """How many more embeddings that waited for each other may go now; none beside a window that is waited for.
+
+        An answer costs a busy device more time than its bytes cost the link: in bursts of load, sixty sent at once made ten windows
+        that followed them late by half a second each.
+        """
+        held = sum(self._local(flight.step) for flight in self._in_flight.values())
+        if held < len(self._in_flight):
+            return 0
+        return (COMPANY if self._since_awaited >= QUIET_WINDOWS else 1) - held
+
     async def _send_awaited(self) -> bool:
         """The oldest window that the server must finish, before embeddings that only wait to be sent."""
         last, known = self._desk.version.encoder.last_split, self._ahead | self._unwanted
@@ -259,6 +277,7 @@ class Conversation:
         if found is None:
             return False
         self._ahead.add(found[0])
+        self._since_awaited = 0
         await self._send_step(*found)
         return True
 

@@ -138,17 +138,38 @@ async def test_what_waits_for_company_does_not_hold_up_what_is_waited_for(
     assert paper.sequences() == [6]
     paper.said.put_nowait(acknowledged(6))
     await settled()
-    assert paper.sequences() == [6, 0, 1, 2, 3]  # as many as may be in flight
+    assert paper.sequences() == [6, 0], "one at a time, so soon after a window that was waited for"
     assert not await keep(talk, spool, step_of(compact, 7)), "the line is busy"
-    for sequence in range(4):
+    await settled()
+    assert paper.sequences() == [6, 0, 7]
+    paper.said.put_nowait(acknowledged(0))
+    await settled()
+    assert paper.sequences() == [6, 0, 7], "none beside one that is waited for"
+    for sequence in (7, 1, 2, 3, 4, 5):
         paper.said.put_nowait(acknowledged(sequence))
         await settled()
-    assert paper.sequences() == [6, 0, 1, 2, 3, 7, 4, 5]
-    for sequence in (7, 4, 5):
-        paper.said.put_nowait(acknowledged(sequence))
-    await settled()
-    assert paper.sequences() == [6, 0, 1, 2, 3, 7, 4, 5]
+    assert paper.sequences() == [6, 0, 7, 1, 2, 3, 4, 5]
     assert (spool.windows, len(answers)) == (0, 8)
+    running.cancel()
+
+
+async def test_where_nothing_is_waited_for_embeddings_leave_several_at_a_time(
+    spool: Spool, compact: Version
+) -> None:
+    paper = Paper(compact)
+    talk, answers = conversation(spool, compact, paper, hold_windows=5)
+    running = asyncio.create_task(talk.run())
+    await settled()
+    last = compact.encoder.last_split
+    for sequence in range(6):
+        await keep(talk, spool, replace(step_of(compact, sequence), split=last))
+    await settled()
+    assert paper.sequences() == [0, 1, 2, 3]
+    for sequence in range(6):
+        paper.said.put_nowait(acknowledged(sequence))
+        await settled()
+    assert paper.sequences() == list(range(6))
+    assert (spool.windows, len(answers)) == (0, 6)
     running.cancel()
 
 
@@ -165,14 +186,14 @@ async def test_what_overtook_others_is_sent_again_if_it_must_be_and_only_then(
     await keep(talk, spool, step_of(compact, 2))
     talk.wake()
     await settled()
-    assert paper.sequences() == [2, 0, 1]
+    assert paper.sequences() == [2]
     paper.said.put_nowait(messages.Busy(0, 0, 2))
     await settled()
-    assert paper.sequences() == [2, 0, 1, 2]
-    for sequence in range(3):
+    assert paper.sequences() == [2, 2]
+    for sequence in (2, 0, 1):
         paper.said.put_nowait(acknowledged(sequence))
-    await settled()
-    assert paper.sequences() == [2, 0, 1, 2]
+        await settled()
+    assert paper.sequences() == [2, 2, 0, 1]
     assert (spool.windows, len(answers)) == (0, 3)
     running.cancel()
 
