@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,7 @@ class Connection:
     Attributes:
         versions: encoder versions named in our Hello, by index.
         welcome: what the server answered.
+        greeted_s: from our Hello's leaving to its answer, seconds.
         sent_bytes, received_bytes: of messages, with the five bytes gRPC puts before each.
         sync_sent_bytes, sync_received_bytes: those of them that are lazy synchronisation.
     """
@@ -47,6 +49,7 @@ class Connection:
         self._server = server
         self.versions: tuple[str, ...] = ()
         self.welcome = messages.Welcome("", (), 0, 0)
+        self.greeted_s = 0.0
         self.sent_bytes = 0
         self.received_bytes = 0
         self.sync_sent_bytes = 0
@@ -59,12 +62,16 @@ class Connection:
     async def greet(self, hello: messages.Hello) -> None:
         """Introduces the device and waits to be let in.
 
+        A first word leaves once the connection stands, so that `greeted_s` holds no handshake of TCP or TLS.
+
         Raises:
             RemoteProtocolError: the server's first word is no Welcome.
         """
         self.versions = hello.versions
         await self.write(hello)
+        said_s = time.monotonic()
         welcome = await self.read()
+        self.greeted_s = time.monotonic() - said_s
         if not isinstance(welcome, messages.Welcome):
             raise RemoteProtocolError(f"server: expected Welcome, got {type(welcome).__name__}")
         self.welcome = welcome

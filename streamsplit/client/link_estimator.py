@@ -126,12 +126,17 @@ class LinkEstimator:
         """Forgets everything: another connection may take another way."""
         self._in_flight: dict[Hashable, _Sent] = {}
         self._lone: deque[_Lone] = deque(maxlen=_LONE_KEPT)
+        self._greeted_s: float | None = None
         self._samples: deque[_Sample] = deque(maxlen=_SAMPLES_KEPT)
         self._measured_bps: float | None = None
         self._timed_s = -math.inf
         self._arrived_s = -math.inf
         self._now_s = -math.inf
         self._busy = 0.0, 0.0, 0  # bits, seconds and windows of the busy period since its last sample
+
+    def greeted(self, seconds: float) -> None:
+        """The server answered the first word after so long: a round trip until a window tells a better one."""
+        self._greeted_s = seconds
 
     def sent(self, key: Hashable, payload_bytes: int, now_s: float) -> None:
         """A window was handed to the connection."""
@@ -168,9 +173,9 @@ class LinkEstimator:
     def rtt_ms(self) -> float | None:
         """Round trip of an empty message: the least wire time of lone windows in the last minute, less their passage at a rate seen lately.
 
-        While no rate is, their passage is in it.
+        While no rate is, their passage is in it. Before the first window's answer: what the server took to answer the greeting.
         """
-        base_s = self._base_s
+        base_s = self._greeted_s if self._base_s is None else self._base_s
         return None if base_s is None else 1e3 * base_s
 
     @property

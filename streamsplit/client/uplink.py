@@ -268,6 +268,7 @@ class Uplink:
         if not messages.interoperates(welcome.protocol):
             raise RefusedError(f"server speaks protocol {welcome.protocol}, this device {messages.PROTOCOL}")
         self.connections += 1
+        self.estimator.greeted(connection.greeted_s)
         talk = Conversation(self._desk, connection)
         if not talk.serves_ours:
             logger.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from streamsplit.client.uplink import LinkState
 from streamsplit.config import LearnerSettings
 from streamsplit.encoders.registry import make_untrained
 from streamsplit.encoders.version import Version
+from streamsplit.lab.links import LinkProxy, LinkSettings
 from tests.client.devices import WINDOW, Played, blocks, client, connected, journaled, rows
 from tests.conftest import Serve
 
@@ -130,6 +132,32 @@ async def test_at_leisure_a_window_is_on_the_wire_before_it_is_on_the_disk(
     measured = [r["measured"] for r in read(tmp_path / "c" / "journal.jsonl") if r["kind"] == "window"]
     assert sum(one["spool_ms"] == 0.0 for one in measured) >= 8
     assert [row.sequence for row in rows(tmp_path)] == list(range(10))
+
+
+async def test_a_device_that_has_sent_nothing_knows_the_round_trip_from_the_greeting(
+    serve: Serve, compact: Version, sound: Samples, tmp_path: Path
+) -> None:
+    source = Played(blocks(sound, 20), pause_s=0.05)
+    async with (
+        serve() as server,
+        LinkProxy(LinkSettings(f"127.0.0.1:{server.port}", delay_ms=40.0)) as link,
+        client(
+            tmp_path / "c",
+            compact,
+            source,
+            f"127.0.0.1:{link.port}",
+            decider="fixed:4",
+            hold_windows=30,
+            learn=LearnerSettings(mode="off"),
+        ) as made,
+    ):
+        running = asyncio.create_task(made.run())
+        await made.uplink.welcomed()
+        told_ms, sent_s = made.uplink.estimator.rtt_ms, made.uplink.last_sent_s
+        await running
+    assert sent_s is None
+    assert told_ms is not None
+    assert 80.0 <= told_ms < 160.0
 
 
 async def test_embeddings_made_here_wait_for_each_other_if_they_may(

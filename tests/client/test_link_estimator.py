@@ -242,8 +242,18 @@ def test_an_outage_lowers_the_estimate_before_it_ends() -> None:
     assert estimator.uplink_bps == pytest.approx(1e6, rel=0.25)
 
 
+def test_the_greeting_tells_the_round_trip_until_a_window_does() -> None:
+    link, estimator = Link(1e6, 0.02), LinkEstimator()
+    estimator.greeted(0.3)
+    assert (estimator.rtt_ms, estimator.uplink_bps) == (300.0, None)
+    link.send(0.0, 100)
+    link.play(estimator)
+    assert estimator.rtt_ms == pytest.approx(20 + 8 * 160 / 1e3, abs=1.0)
+
+
 def test_a_reset_forgets_everything() -> None:
     link, estimator = Link(1e6, 0.02), LinkEstimator()
+    estimator.greeted(0.02)
     steady(link, [330, 6150], every_s=0.96)
     link.play(estimator, until_s=100.0)
     estimator.reset()
