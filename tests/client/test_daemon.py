@@ -157,7 +157,7 @@ async def test_a_device_that_has_sent_nothing_knows_the_round_trip_from_the_gree
         await running
     assert sent_s is None
     assert told_ms is not None
-    assert 80.0 <= told_ms < 160.0
+    assert 60.0 <= told_ms < 200.0, "80 ms, less what the write took to return, more what the server did"
 
 
 async def test_embeddings_made_here_wait_for_each_other_if_they_may(
