@@ -4,8 +4,9 @@
     clips + order -> sound -> device ==wire==> server and refiner -> newest version -> likewise
 
 As many pairs of windows are learned from as windows are heard, and the device's own path is judged. A system is named OBJECTIVE-BATCH-ORDER,
-"+refiner" after the objective where the whole product ran (`benchmarks.streaming`); a row is made once, and one that is deleted is made anew. `large` is the reference: batches of 128 of everything at once. Orders are those of `learning.streams`, and
-`blocked`: every class for a tenth of the stream, and never again; `composed` has made backgrounds between the clips.
+"+refiner" after the objective where the whole product ran (`benchmarks.streaming`); a row is made once, and one that is deleted is
+made anew. `large` is the reference: batches of 128 of everything at once. Orders are those of `learning.streams`, and `blocked`: every
+class for a tenth of the stream, and never again; `composed` has made backgrounds between the clips.
 """
 
 from __future__ import annotations

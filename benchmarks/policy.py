@@ -23,11 +23,12 @@ import numpy as np
 from benchmarks.policy_signals import journeys, signals_markdown
 from benchmarks.policy_worlds import hear, interval, traced
 from streamsplit.policy.cost import Goals
-from streamsplit.policy.decide import Decider, GreedyProfile, Heuristic, Pilot, mask
+from streamsplit.policy.decide import Decider, GreedyProfile, Heuristic, mask
 from streamsplit.policy.dynamics import Simulator
 from streamsplit.policy.evaluate import Blinded, Myopic, Result, fly, fly_fixed, fly_oracle
 from streamsplit.policy.learned import SHIPPED_POLICY, LearnedPolicy, Weights, load_weights
 from streamsplit.policy.linucb import LinUcb
+from streamsplit.policy.pilot import Pilot
 from streamsplit.policy.published import PublishedTask
 from streamsplit.policy.quality import assumed_quality, load_quality
 from streamsplit.policy.scenarios import make_worlds, shipped_scenarios, under

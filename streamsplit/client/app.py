@@ -30,9 +30,10 @@ from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import ConfigError
 from streamsplit.policy.decide import Learner as LearningDecider
-from streamsplit.policy.decide import Pilot, make_decider
+from streamsplit.policy.decide import make_decider
 from streamsplit.policy.learned import encoder_quality
 from streamsplit.policy.observation import AUDIO_SPLIT
+from streamsplit.policy.pilot import Pilot
 from streamsplit.policy.power import POWER_MODELS
 from streamsplit.policy.profile import Profile, load_profile, profile_for
 

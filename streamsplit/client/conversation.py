@@ -33,7 +33,7 @@ BRIEF_BYTES = 16 << 10
 """Up to here a message to an idle connection leaves without waiting for the other end to make room."""
 COMPANY = 4
 """So many embeddings that waited for each other are on the wire at a time: a window that is waited for comes behind these at most."""
-QUIET_WINDOWS = 3
+LULL_WINDOWS = 3
 """Embedded here since a window was waited for: before that, those that wait for each other go singly."""
 _NOWHERE = 1 << 62
 
@@ -111,7 +111,7 @@ class Conversation:
         self._busy_until_s = 0.0
         self._progress_s = desk.clock()
         self._held = 0
-        self._since_awaited = QUIET_WINDOWS
+        self._since_awaited = LULL_WINDOWS
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._keeping = asyncio.Lock()
@@ -267,7 +267,7 @@ class Conversation:
         held = sum(self._local(flight.step) for flight in self._in_flight.values())
         if held < len(self._in_flight):
             return 0
-        return (COMPANY if self._since_awaited >= QUIET_WINDOWS else 1) - held
+        return (COMPANY if self._since_awaited >= LULL_WINDOWS else 1) - held
 
     async def _send_awaited(self) -> bool:
         """The oldest window that the server must finish, before embeddings that only wait to be sent."""

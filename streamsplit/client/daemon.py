@@ -23,7 +23,8 @@ from streamsplit.client.spool import Cursor, Spool
 from streamsplit.client.step import Step
 from streamsplit.client.uplink import LinkState, Uplink
 from streamsplit.errors import LinkError, PayloadError, RefusedError, StorageError
-from streamsplit.policy.decide import Choice, Pilot
+from streamsplit.policy.decide import Choice
+from streamsplit.policy.pilot import Pilot
 from streamsplit.wire.codec import Codec, unpack_embedding
 
 logger = logging.getLogger(__name__)

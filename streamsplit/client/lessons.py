@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from streamsplit.client.step import Step
 from streamsplit.policy.cost import Goals, predict_energy_mj, reward
-from streamsplit.policy.decide import Choice, Pilot
+from streamsplit.policy.decide import Choice
 from streamsplit.policy.observation import Observation, Option
+from streamsplit.policy.pilot import Pilot
 from streamsplit.policy.profile import Profile
 from streamsplit.policy.quality import Quality
 

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from streamsplit.policy.cost import Goals, predict_energy_mj, predict_latency_ms, reward
-from streamsplit.policy.decide import Choice, Decider, Learner, Pilot
+from streamsplit.policy.decide import Choice, Decider, Learner
 from streamsplit.policy.dynamics import Simulator
 from streamsplit.policy.observation import Observation, Option
 from streamsplit.policy.oracle import plan
+from streamsplit.policy.pilot import Pilot
 from streamsplit.policy.profile import Profile
 from streamsplit.policy.quality import Quality
 from streamsplit.policy.scenarios import Scenario, make_worlds

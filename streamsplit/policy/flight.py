@@ -1,4 +1,4 @@
-"""Many simulated devices, each flown by a pilot: one decision lasts up to ten windows, as `decide.Pilot` has it.
+"""Many simulated devices, each flown by a pilot: one decision lasts up to ten windows, as `pilot.Pilot` has it.
 
 This is the task a policy is trained on; `env` puts gymnasium's face on it, `train` Stable-Baselines3's.
 """
@@ -83,7 +83,7 @@ class Flight:
     def fly(self, slots: npt.NDArray[np.int64], most: npt.NDArray[np.int64] | None = None) -> Leg:
         """Keeps to these choices for a leg; an impossible one means embedding on the device.
 
-        A row's leg ends early with what `decide.Pilot` decides anew at once, and with its world. Only where work goes on piling up the
+        A row's leg ends early with what `pilot.Pilot` decides anew at once, and with its world. Only where work goes on piling up the
         two differ: a pilot is asked at every window then, a leg goes on.
 
         Args:

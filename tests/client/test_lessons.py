@@ -12,8 +12,9 @@ from streamsplit.client.journal import read
 from streamsplit.client.lessons import MOST_OPEN, Lessons
 from streamsplit.client.step import Step
 from streamsplit.encoders.version import Version
-from streamsplit.policy.decide import Choice, Pilot
+from streamsplit.policy.decide import Choice
 from streamsplit.policy.observation import Observation, Option
+from streamsplit.policy.pilot import Pilot
 from streamsplit.policy.profile import Profile, profile_for
 from streamsplit.policy.quality import flat
 from streamsplit.wire.codec import Codec

@@ -17,12 +17,12 @@ from streamsplit.policy.decide import (
     FixedSplit,
     GreedyProfile,
     Heuristic,
-    Pilot,
     RandomShare,
     make_decider,
     mask,
 )
 from streamsplit.policy.observation import LOAD_JUMP, Observation, Option
+from streamsplit.policy.pilot import Pilot
 from tests.policy.device import OPTIONS, PROFILE, observed
 
 LAST = 3

@@ -11,11 +11,12 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from streamsplit.errors import ConfigError
-from streamsplit.policy.decide import FixedSplit, Pilot
+from streamsplit.policy.decide import FixedSplit
 from streamsplit.policy.dynamics import Simulator
 from streamsplit.policy.env import FleetEnv, SplitEnv
 from streamsplit.policy.evaluate import fly, fly_fixed, fly_oracle
 from streamsplit.policy.flight import LENGTH, Flight
+from streamsplit.policy.pilot import Pilot
 from streamsplit.policy.scenarios import make_worlds, shipped_scenarios
 from streamsplit.policy.training_worlds import PolicySettings, training_worlds
 from streamsplit.policy.worlds import Device, Timeline

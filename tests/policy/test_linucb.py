@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from streamsplit.errors import ConfigError
-from streamsplit.policy.decide import Choice, FixedSplit, Learner, Pilot, make_decider
+from streamsplit.policy.decide import Choice, FixedSplit, Learner, make_decider
 from streamsplit.policy.linucb import LinUcb, LinUcbSettings, context
 from streamsplit.policy.observation import Observation
+from streamsplit.policy.pilot import Pilot
 from tests.policy.device import OPTIONS, observed
 
 
