@@ -283,6 +283,7 @@ def _uncertainty_lines(systems: Mapping[str, Any]) -> list[str]:
             lite, dense = judged["lite"]["mean"], judged["dense"]["mean"]
             parts = [
                 f"{signal} AUROC {_or_none(said['auroc'])}, recovers {_or_none(said['recovered'], 100)} %"
+                + (f" ± {_or_none(said['spread'], 100)}" if "spread" in said else "")
                 for signal, said in judged["signals"].items()
             ]
             lines.append(

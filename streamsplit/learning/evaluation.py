@@ -19,7 +19,7 @@ from streamsplit.learning.label_head import ComponentClasses, LabelTeacher
 from streamsplit.learning.losses import alignment, effective_rank, uniformity
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.probe import Probed, linear_probe, nearest_neighbours_right, retrieve
-from streamsplit.learning.uncertainty import DisagreementHead, auroc, recovered
+from streamsplit.learning.uncertainty import DisagreementHead, auroc, recovered, recovered_by_chance
 
 CHUNK = 64
 MOST_LEARNED = 4000
@@ -148,14 +148,15 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
     Returns:
         lite, dense: share of windows that a probe of each path's embedding gets right; wrong_and_mended: windows that lite gets
         wrong and dense right, and spoilt: the reverse; signals: name -> {"auroc" of "the probe of the lite embedding is wrong",
-        "recovered": of the gain of offloading everything, the part that the OFFLOADED most uncertain gain}, and "random" with the
-        share itself. `auroc` is None where the probe is always right or always wrong, `recovered` where there is nothing to gain.
+        "recovered": of the gain of offloading everything, the part that the OFFLOADED most uncertain gain}, and "random" with what
+        chance does and its "spread" over draws. `auroc` is None where the probe is always right or always wrong, `recovered` where there is nothing to gain.
 
     Signals: "disagreement" is the true 1 - cosine, which only the server knows; "predicted disagreement" is what a
     `DisagreementHead` taught on the other folds says; "entropy" and "margin" are of the probe on the lite embedding; "predicted
     change" is how likely a regression taught on the other folds holds it that dense's probe says another class than lite's; "head
     entropy" and "head margin" are those of the `LabelHead` that a server pushes, taught on the other folds, and "component classes" the
-    entropy of what it makes a memory's components stand for; "quiet" is minus the mean log-mel.
+    entropy of what it makes a memory's components stand for; "posterior entropy" is that memory's own, tempered (the paper's signal); "quiet"
+    is minus the mean log-mel.
     """
     lite, dense = representations["lite"], representations["dense"]
     here, there = probe_windows(lite, clips), probe_windows(dense, clips)
@@ -168,7 +169,7 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
         "entropy": here.entropy,
         "margin": -here.margin,
         "predicted change": _change(lite, here, there, folds),
-        **_of_labels(lite, clips, folds),
+        **_on_a_device(lite, clips, folds),
         "quiet": -loudness,
     }
     gain = there.right.double() - here.right.double()
@@ -183,7 +184,7 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
             name: {"auroc": _auroc(signal, wrong), "recovered": _recovered(signal, gain)}
             for name, signal in signals.items()
         }
-        | {"random": {"auroc": 0.5, "recovered": OFFLOADED}},
+        | {"random": {"auroc": 0.5} | _by_chance(gain)},
     }
 
 
@@ -239,10 +240,11 @@ def _change(lite: Tensor, here: Probed, there: Probed, folds: Tensor) -> Tensor:
     return torch.where(differ, of_truth, 1.0 - of_truth)
 
 
-def _of_labels(lite: Tensor, clips: Clips, folds: Tensor) -> dict[str, Tensor]:
-    """What a device knows that was pushed a head of the other folds' labels, and has heard their windows: [N] each."""
+def _on_a_device(lite: Tensor, clips: Clips, folds: Tensor) -> dict[str, Tensor]:
+    """What a device knows that has heard the other folds' windows and was pushed a head of their labels: name -> [N]."""
     names = [clips.labels[clip] for clip in clips.clip.tolist()]
-    told = {name: torch.zeros(len(lite)) for name in ("head entropy", "head margin", "component classes")}
+    kinds = "head entropy", "head margin", "component classes", "posterior entropy"
+    told = {name: torch.zeros(len(lite)) for name in kinds}
     for fold in torch.unique(folds):
         inside, others = folds == fold, torch.nonzero(folds != fold).flatten()
         teacher, memory = LabelTeacher(lite.shape[1]), DistributionMemory(MemorySettings(dim=lite.shape[1]))
@@ -250,6 +252,7 @@ def _of_labels(lite: Tensor, clips: Clips, folds: Tensor) -> dict[str, Tensor]:
         for part in torch.split(order, CHUNK):
             teacher.learn(lite[part].numpy(), [names[window] for window in part.tolist()])
             memory.update(lite[part])
+        told["posterior entropy"][inside] = memory.uncertainty(lite[inside])
         head = teacher.head()
         if head is None:
             continue
@@ -258,9 +261,10 @@ def _of_labels(lite: Tensor, clips: Clips, folds: Tensor) -> dict[str, Tensor]:
             said = head.judge(lite[part].numpy()).probabilities
             stand_for.learn(memory.posterior(lite[part]).numpy(), said)
         judged = head.judge(lite[inside].numpy())
+        told["head entropy"][inside] = torch.from_numpy(judged.entropy).float()
+        told["head margin"][inside] = torch.from_numpy(-judged.margin).float()
         through = stand_for.entropy(memory.posterior(lite[inside]).numpy())
-        for name, values in zip(told, (judged.entropy, -judged.margin, through), strict=True):
-            told[name][inside] = torch.from_numpy(values).float()
+        told["component classes"][inside] = torch.from_numpy(through).float()
     return told
 
 
@@ -268,6 +272,13 @@ def _auroc(signal: Tensor, wrong: Tensor) -> float | None:
     if not 0 < float(wrong.sum()) < len(wrong):
         return None
     return round(auroc(signal.numpy(), wrong.numpy()), 4)
+
+
+def _by_chance(gain: Tensor) -> dict[str, float | None]:
+    if not float(gain.sum()) > 0:
+        return {"recovered": None, "spread": None}
+    mean, spread = recovered_by_chance(gain.numpy(), OFFLOADED)
+    return {"recovered": round(mean, 4), "spread": round(spread, 4)}
 
 
 def _recovered(signal: Tensor, gain: Tensor) -> float | None:

@@ -267,6 +267,24 @@ def recovered(scores: npt.ArrayLike, gains: npt.ArrayLike, share: float = 0.2) -
     return float(gain[chosen].sum() / gain.sum())
 
 
+def recovered_by_chance(gains: npt.ArrayLike, share: float = 0.2) -> tuple[float, float]:
+    """Mean and standard deviation of what offloading a `share` of the windows by chance recovers: what a signal has to beat.
+
+    Exact, for samples without replacement: no draws are made.
+
+    Raises:
+        ValueError: fewer than two windows, else as `recovered`.
+    """
+    gain, _ = _both(gains, gains)
+    if not 0 <= share <= 1 or not gain.sum() > 0 or len(gain) < 2:
+        raise ValueError(
+            f"recovered: expected a share in 0..1 and a gain above 0 of 2 windows or more, got {share}, {gain.sum()} and {len(gain)}"
+        )
+    drawn = round(share * len(gain))
+    spread = np.sqrt(drawn * (1.0 - drawn / len(gain)) * gain.var(ddof=1))
+    return drawn / len(gain), float(spread / gain.sum())
+
+
 def _both(one: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Array, Array]:
     first, second = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape or len(first) == 0:

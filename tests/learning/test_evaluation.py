@@ -104,7 +104,9 @@ def test_uncertainty_that_knows_the_errors_recovers_them_first(made: Clips) -> N
     assert judged["signals"]["disagreement"]["recovered"] > 0.9
     assert judged["signals"]["predicted change"]["auroc"] > 0.9
     assert judged["signals"]["predicted change"]["recovered"] > 0.7
-    assert judged["signals"]["random"] == {"auroc": 0.5, "recovered": 0.2}
+    by_chance = judged["signals"]["random"]
+    assert (by_chance["auroc"], by_chance["recovered"]) == (0.5, pytest.approx(0.2, abs=0.003))
+    assert 0.0 < by_chance["spread"] < 0.2
     nothing = judge_uncertainty({"lite": dense, "dense": dense}, made)["signals"]["disagreement"]
     assert nothing["recovered"] is None
 
@@ -120,6 +122,7 @@ def test_what_labels_taught_is_unsure_of_windows_that_are_like_no_class(made: Cl
     assert signals["head entropy"]["auroc"] > 0.8
     assert signals["head margin"]["auroc"] > 0.8
     assert 0.0 <= signals["component classes"]["auroc"] <= 1.0
+    assert signals["posterior entropy"]["auroc"] > 0.55
 
 
 def test_folds_count_alike_and_what_cannot_be_asked_counts_nowhere() -> None:

@@ -19,6 +19,7 @@ from streamsplit.learning.uncertainty import (
     HeadSettings,
     auroc,
     recovered,
+    recovered_by_chance,
     reliability,
 )
 
@@ -209,6 +210,18 @@ def test_reliability_is_zero_for_the_truth_and_the_shift_for_a_shifted_guess() -
     assert reliability(truth + 0.1, truth).error == pytest.approx(0.1)
     with pytest.raises(ValueError, match=r"expected 1\.\.95 bins, got 96"):
         reliability(truth, truth, 96)
+
+
+def test_what_chance_recovers_is_what_many_draws_recover() -> None:
+    rng = np.random.default_rng(0)
+    gains = rng.choice([1.0, 0.0, -1.0], size=300, p=[0.2, 0.7, 0.1])
+    draws = [recovered(rng.random(300), gains, 0.2) for _ in range(4000)]
+    mean, spread = recovered_by_chance(gains, 0.2)
+    assert mean == pytest.approx(0.2)
+    assert np.mean(draws) == pytest.approx(mean, abs=4 * spread / np.sqrt(4000))
+    assert np.std(draws) == pytest.approx(spread, rel=0.05)
+    with pytest.raises(ValueError, match="a gain above 0"):
+        recovered_by_chance([-1.0, 1.0])
 
 
 def test_recovered_is_the_share_of_the_gain_among_the_highest_scores() -> None:
