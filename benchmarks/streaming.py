@@ -36,7 +36,9 @@ from streamsplit.server.refiner import PUBLISHED
 
 logger = logging.getLogger(__name__)
 
-EDGE_BATCH = 8
+EDGE_BATCH, REFINER_BATCH = 8, 128
+ROUND_STEPS, FEWEST_ROUNDS = 24, 2
+"""Steps of a round; fewer where so few windows come that there would be no two rounds."""
 POLL_S = 0.5
 QUIET_POLLS = 6
 """A refiner that waits for so long has nothing left to do."""
@@ -171,19 +173,19 @@ def stream_through(
     windows, audible = write_manifest(
         clips, labels, folder / "manifest.csv", pairs, seed, settings.order, quiet
     )
-    refiner = _refiner(settings, seed)
+    refiner = _refiner(settings, pairs, seed)
     _write_settings(folder, settings, refiner, pairs / settings.batch / windows, seed)
     told = Progress(folder, refiner["batch"], audible, update)
     link = asyncio.run(_play(folder, weights, settings, seed, told))
     return _outcome(folder, first, settings, seed, {"windows": windows, "audible": audible, **link})
 
 
-def _refiner(settings: StreamingSettings, seed: int) -> dict[str, Any]:
+def _refiner(settings: StreamingSettings, pairs: int, seed: int) -> dict[str, Any]:
     own = {
         "seed": seed,
-        "batch": 128,
+        "batch": REFINER_BATCH,
         "learning_rate": 2e-3,
-        "round_steps": 24,
+        "round_steps": max(1, min(ROUND_STEPS, pairs // (FEWEST_ROUNDS * REFINER_BATCH))),
         "front": "train",
         "nice": 0,
         **settings.refiner,
@@ -327,7 +329,7 @@ def _outcome(
     replayed = json.loads((folder / "client" / "summary.json").read_text())
     steps = rounds[-1]["steps"] if rounds else 0
     figures |= {
-        "refiner_pairs": steps * _refiner(settings, seed)["batch"],
+        "refiner_pairs": steps * REFINER_BATCH,
         "rounds": [{key: one.get(key) for key in ("outcome", "steps", "why", "devices")} for one in rounds],
         "published": len(current.history) - 1,
         "device_is_newest": device.id == newest.id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,14 @@ def test_a_manifest_that_marks_esc10_is_two_sets(tmp_path: Path) -> None:
     manifest.write_text("path,label\na.wav,dog\n")
     assert conditions(manifest, quick=False) == {"m": None}
     assert conditions(None, quick=False) == {"made": None}
+
+
+def test_a_quick_comparison_runs_the_whole_product_and_its_refiner(tmp_path: Path) -> None:
+    summary = learning.run(tmp_path, seed=0, quick=True, only=["streaming"])["sets"]["made"]
+    own = summary["streaming"]["seeds"]["0"]
+    for figure in ("probe", "gap_points", "effective_rank"):
+        assert {"lite", "dense", "lite pooled", "device lite"} <= set(own[figure])
+    row = json.loads((tmp_path / "rows" / "made-streaming-0.json").read_text())
+    assert {one["outcome"] for one in row["rounds"]} & {"published", "refused"}
+    assert row["refiner_pairs"] > 0
+    assert row["edge_pairs"] > 0

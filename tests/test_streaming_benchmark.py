@@ -79,7 +79,9 @@ def test_sparse_systems_learn_as_many_pairs_from_fewer_windows() -> None:
     known = {settings.name: settings for settings in STREAMING}
     assert known["streaming"].decider(3) == "fixed:0"
     assert known["streaming-10-bursts"].decider(3) == "random:0.1:3:10"
-    assert [_refiner(known[name], 0)["new_windows"] for name in ("streaming", "streaming-10")] == [3072, 307]
+    asked = [_refiner(known[name], 24_000, 0)["new_windows"] for name in ("streaming", "streaming-10")]
+    assert asked == [3072, 307]
+    assert _refiner(known["streaming"], 1280, 0)["new_windows"] == 640, "a quick run has two rounds, too"
     assert {name for name, settings in known.items() if settings.fails} == {
         "streaming-outages", "streaming-outages-no-hybrid",
     }  # fmt: skip
