@@ -84,6 +84,7 @@ def test_a_manifest_that_marks_esc10_is_two_sets(tmp_path: Path) -> None:
     assert conditions(None, quick=False) == {"made": None}
 
 
+@pytest.mark.timeout(600)
 def test_a_quick_comparison_runs_the_whole_product_and_its_refiner(tmp_path: Path) -> None:
     summary = learning.run(tmp_path, seed=0, quick=True, only=["streaming"])["sets"]["made"]
     own = summary["streaming"]["seeds"]["0"]

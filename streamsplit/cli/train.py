@@ -15,7 +15,9 @@ from streamsplit.errors import ConfigError
 
 QUICK_STEPS, QUICK_WINDOWS = 60, 4096
 DEFAULT_STEPS = 800
-PROGRESS, EVENTS = "progress.safetensors", "events"
+PROGRESS, EVENTS, CURVES = "progress.safetensors", "events", "curves.png"
+MOST_DRAWN = 4000
+"""Steps of a curve; of more, some by chance."""
 
 
 @app.command()
@@ -27,7 +29,10 @@ def train(
         ),
     ],
     out_dir: Annotated[
-        Path, typer.Option("--out", help="folder for ENCODER.safetensors, summary.json, progress and events")
+        Path,
+        typer.Option(
+            "--out", help="folder for ENCODER.safetensors, summary.json, curves.png, progress and events"
+        ),
     ] = Path("out/train"),
     encoder: Annotated[str, typer.Option(help="compact, cola, mobile or resnet18")] = "compact",
     steps: Annotated[
@@ -45,7 +50,8 @@ def train(
     """Train an encoder on unlabelled sound: your recordings make weights that fit your sounds.
 
     `streamsplit train FOLDER --out DIR`, then `--weights DIR/compact.safetensors` for every other command. Killed at any moment, the same
-    command goes on to the same weights; a finished training in the folder is replaced. TensorBoard reads the losses in DIR/events.
+    command goes on to the same weights; a finished training in the folder is replaced. DIR/curves.png shows the losses; TensorBoard reads
+    them in DIR/events, while it trains, too.
     """
     from streamsplit.encoders.catalogue import ENCODERS
     from streamsplit.encoders.checkpoint import save
@@ -88,6 +94,7 @@ def train(
     figures = {"encoder": encoder, "weights": weights.name, "quick": quick}
     figures |= summary(trainer, trained, time.monotonic() - began_s)
     write_summary(out_dir, figures)
+    _draw(out_dir, f"{trained.version.id}: losses of {said}")
     progress.unlink(missing_ok=True)
     out.print(_told(figures, weights), soft_wrap=True)
 
@@ -142,6 +149,23 @@ def _events(folder: Path, done: int) -> Iterator[Callable[[int, Mapping[str, flo
         yield log
     finally:
         writer.close()
+
+
+def _draw(out_dir: Path, title: str) -> None:
+    """The losses in DIR/events as a picture; nothing where what reads or draws them is not installed."""
+    from streamsplit.lab.curves import curves_png
+
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+    except ImportError:
+        return
+    events = EventAccumulator(str(out_dir / EVENTS), size_guidance={SCALARS: MOST_DRAWN}).Reload()
+    kept = {name: events.Scalars(name) for name in events.Tags()[SCALARS]}
+    curves = {name: ([one.step for one in own], [one.value for one in own]) for name, own in kept.items()}
+    try:
+        curves_png(curves, out_dir / CURVES, title)
+    except ConfigError as error:
+        err.print(str(error))
 
 
 def _told(figures: Mapping[str, Any], weights: Path) -> str:
