@@ -288,7 +288,8 @@ def _uncertainty_lines(systems: Mapping[str, Any]) -> list[str]:
             ]
             lines.append(
                 f"{name}: windows right by lite {100 * lite:.1f} %, by dense {100 * dense:.1f} %; offloading the "
-                f"{100 * judged['offloaded']:.0f} % most uncertain: {'; '.join(parts)}"
+                f"{100 * judged['offloaded']:.0f} % most uncertain: {'; '.join(parts)}; 1 - cos(lite, dense) is {judged['disagreement']:.3f} "
+                f"in the mean, predictions of it are {judged['calibration_error']:.3f} off"
             )
     return lines
 

@@ -19,7 +19,13 @@ from streamsplit.learning.label_head import ComponentClasses, LabelTeacher
 from streamsplit.learning.losses import alignment, effective_rank, uniformity
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.probe import Probed, linear_probe, nearest_neighbours_right, retrieve
-from streamsplit.learning.uncertainty import DisagreementHead, auroc, recovered, recovered_by_chance
+from streamsplit.learning.uncertainty import (
+    DisagreementHead,
+    auroc,
+    recovered,
+    recovered_by_chance,
+    reliability,
+)
 
 CHUNK = 64
 MOST_LEARNED = 4000
@@ -27,6 +33,8 @@ MOST_LEARNED = 4000
 MOST_SPREAD = 4096
 """Windows whose pairwise distances uniformity is made of."""
 OFFLOADED = 0.2
+BINS = 10
+"""Of predictions, to see how far they can be taken at their word."""
 FIGURES: Mapping[str, str] = {
     "probe": "linear probe of clip means, %",
     "probe_mean_std": "linear probe of clip means and deviations, %",
@@ -149,7 +157,8 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
         lite, dense: share of windows that a probe of each path's embedding gets right; wrong_and_mended: windows that lite gets
         wrong and dense right, and spoilt: the reverse; signals: name -> {"auroc" of "the probe of the lite embedding is wrong",
         "recovered": of the gain of offloading everything, the part that the OFFLOADED most uncertain gain}, and "random" with what
-        chance does and its "spread" over draws. `auroc` is None where the probe is always right or always wrong, `recovered` where there is nothing to gain.
+        chance does and its "spread" over draws; calibration_error: how far predictions of the disagreement are from the truth among windows
+        of which alike is predicted (`reliability`), and disagreement: the true mean, to compare with. `auroc` is None where the probe is always right or always wrong, `recovered` where there is nothing to gain.
 
     Signals: "disagreement" is the true 1 - cosine, which only the server knows; "predicted disagreement" is what a
     `DisagreementHead` taught on the other folds says; "entropy" and "margin" are of the probe on the lite embedding; "predicted
@@ -162,10 +171,11 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
     here, there = probe_windows(lite, clips), probe_windows(dense, clips)
     disagreement = (1.0 - (lite * dense).sum(1)).clamp(0.0, 2.0)
     folds = clips.fold_numbers[clips.clip]
+    predicted = _predicted(lite, disagreement, folds)
     loudness = torch.from_numpy(clips.features).float().mean((1, 2))
     signals = {
         "disagreement": disagreement,
-        "predicted disagreement": _predicted(lite, disagreement, folds),
+        "predicted disagreement": predicted,
         "entropy": here.entropy,
         "margin": -here.margin,
         "predicted change": _change(lite, here, there, folds),
@@ -180,6 +190,10 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
         "wrong_and_mended": round(float((gain > 0).double().mean()), 4),
         "spoilt": round(float((gain < 0).double().mean()), 4),
         "offloaded": OFFLOADED,
+        "disagreement": round(float(disagreement.mean()), 4),
+        "calibration_error": round(
+            reliability(predicted.numpy(), disagreement.numpy(), min(BINS, len(lite))).error, 4
+        ),
         "signals": {
             name: {"auroc": _auroc(signal, wrong), "recovered": _recovered(signal, gain)}
             for name, signal in signals.items()

@@ -100,6 +100,8 @@ def test_uncertainty_that_knows_the_errors_recovers_them_first(made: Clips) -> N
     assert judged["wrong_and_mended"] == pytest.approx(
         judged["dense"]["mean"] - judged["lite"]["mean"], abs=0.03
     )
+    assert judged["disagreement"] == pytest.approx(float(1 - (lite * dense).sum(1).mean()), abs=1e-3)
+    assert 0.0 <= judged["calibration_error"] < judged["disagreement"]
     assert judged["signals"]["disagreement"]["auroc"] > 0.95
     assert judged["signals"]["disagreement"]["recovered"] > 0.9
     assert judged["signals"]["predicted change"]["auroc"] > 0.9
