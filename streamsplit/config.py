@@ -106,7 +106,7 @@ class LearnerSettings(BaseModel):
         objective: what training minimises, see `streamsplit.learning.objectives`.
         batch: windows of a micro-batch.
         core_share: of one core that training may take.
-        cpu_percent: load of the machine, training's own left out, from which on it pauses.
+        cpu_percent: load of the machine, this client's own left out, from which on it pauses.
         temperature_c, battery_percent: likewise; on battery alone.
         pieces_per_window: None: train in the background, as the budget allows; a number: so many pieces of work for every window
             heard, in step with the stream (experiments that repeat).

@@ -123,15 +123,7 @@ class Trainer:
         except (OSError, AttributeError):
             logger.debug("the learner's thread keeps its priority")
         try:
-            learn(
-                self._learner,
-                self._budget,
-                self._conditions,
-                os.cpu_count() or 1,
-                self._stop,
-                self._clock,
-                self._between,
-            )
+            learn(self._learner, self._budget, self._conditions, self._stop, self._clock, self._between)
         except (
             Exception
         ):  # a bug, or no memory: the device goes on listening, and says that it no longer learns

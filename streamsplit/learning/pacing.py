@@ -58,7 +58,7 @@ class BudgetSettings:
     Attributes:
         core_share: of one core's time, above 0 to 1.
         burst_s: time it may spend at once that it did not use before.
-        cpu_percent: load of the machine, training's own not counted, from which on it pauses.
+        cpu_percent: load of the machine, this client's own not counted, from which on it pauses.
         temperature_c: likewise.
         battery_percent: below this it pauses on battery; 100 trains on mains only.
         margin: it goes on only this far on the good side, in the units of each limit: no pausing and going on every second.
@@ -87,24 +87,20 @@ class BudgetSettings:
                 raise ConfigError(f"budget {name}: expected {legal}, got {getattr(self, name)}")
 
 
-def may_train(
-    now: Conditions, settings: BudgetSettings, own_cpu_percent: float = 0.0, was_training: bool = True
-) -> str | None:
+def may_train(now: Conditions, settings: BudgetSettings, was_training: bool = True) -> str | None:
     """Why training must pause; None if it may go on.
 
     Args:
         now: the device's state. What is not known does not stop it.
         settings: the limits.
-        own_cpu_percent: training's own part of the machine's load: it must not stop itself.
         was_training: False keeps the margin.
     """
     margin = 0.0 if was_training else settings.margin
-    others = max(0.0, now.cpu_percent - own_cpu_percent)
     if now.throttled:
         return "throttled"
     if now.temperature_c is not None and now.temperature_c >= settings.temperature_c - margin:
         return "temperature"
-    if others >= settings.cpu_percent - margin:
+    if now.cpu_percent >= settings.cpu_percent - margin:
         return "load"
     if now.on_mains is False and settings.battery_percent >= 100:
         return "battery"
@@ -152,7 +148,6 @@ def learn(
     learner: Learns,
     settings: BudgetSettings,
     conditions: Callable[[], Conditions],
-    cores: int,
     stop: threading.Event,
     clock: Callable[[], float],
     between: Callable[[str | None], None] = lambda reason: None,
@@ -163,15 +158,14 @@ def learn(
         learner: touched by this thread only, but for its `hear`.
         settings: limits and share.
         conditions: the device's state now.
-        cores: of the machine: what turns a share of one core into one of the machine's load.
         stop: ends it after the piece of work at hand, within `IDLE_S`.
         clock: monotonic seconds.
         between: called between pieces with the reason for a pause or None: where the owner saves, sends, rebases.
     """
     pace = Pace(settings, clock)
-    own_percent, training = 0.0, False
+    training = False
     while not stop.is_set():
-        reason = may_train(conditions(), settings, own_percent, training)
+        reason = may_train(conditions(), settings, training)
         training = reason is None
         wait_s = pace.wait_s()
         if training and wait_s <= 0:
@@ -179,9 +173,8 @@ def learn(
             worked = learner.step() is not None
             pace.spend(clock() - began_s)
             wait_s = 0.0 if worked else IDLE_S
-            own_percent = 100.0 * settings.core_share / cores if worked else 0.0
         elif not training:
-            own_percent, wait_s = 0.0, IDLE_S
+            wait_s = IDLE_S
         between(reason)
         if wait_s > 0:
             stop.wait(min(wait_s, IDLE_S))

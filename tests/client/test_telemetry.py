@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from streamsplit.client.telemetry import MachineTelemetry, PsutilSystem, RaspberryThrottle, throttled_now
+from streamsplit.learning.pacing import BudgetSettings, learn
 
 
 class Clock:
@@ -69,6 +71,56 @@ def test_its_own_work_is_no_load() -> None:
     system.own_s += 2.0
     clock.now_s += 1.0
     assert telemetry.read().cpu_percent == pytest.approx(25.0)
+
+
+class Training(threading.Event):
+    """A trainer that yields to all others on a machine of so many cores: its work takes time, and its waiting does, too.
+
+    Others want a share of the machine: 20 % for the first 100 s, `foreign` after that.
+    """
+
+    def __init__(self, cores: int, foreign: float) -> None:
+        super().__init__()
+        self.clock, self.system = Clock(), MadeSystem()
+        self.cores, self.foreign = cores, foreign
+        self.busy_from_s = self.clock.now_s + 100.0
+        self.worked_s: list[float] = []
+
+    @property
+    def others(self) -> float:
+        return self.foreign if self.clock.now_s >= self.busy_from_s else 0.2
+
+    def step(self) -> object:
+        self.worked_s.append(self.clock.now_s)
+        self.pass_time(0.05 / min(1.0, self.cores * (1.0 - self.others)), own_s=0.05)
+        return self
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.pass_time(timeout or 0.0, own_s=0.0)
+        return self.is_set()
+
+    def is_set(self) -> bool:
+        return self.clock.now_s >= self.busy_from_s + 100.0
+
+    def pass_time(self, seconds: float, own_s: float) -> None:
+        self.system.work(self.others * self.cores * seconds + own_s, self.cores * seconds)
+        self.system.own_s += own_s
+        self.clock.now_s += seconds
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+@pytest.mark.parametrize("foreign", [0.81, 0.99])
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_training_pauses_for_others_load_and_not_for_its_own(
+    cores: int, foreign: float, share: float
+) -> None:
+    made = Training(cores, foreign)
+    telemetry = MachineTelemetry(made.clock, made.system)
+    learn(made, BudgetSettings(core_share=share, cpu_percent=80.0), telemetry.read, made, made.clock)
+    calm = [at_s for at_s in made.worked_s if at_s < made.busy_from_s]
+    busy = [at_s - made.busy_from_s for at_s in made.worked_s if at_s >= made.busy_from_s]
+    assert len(calm) * 0.05 >= 100.0 * min(share, 0.8) - 5.0, "its own load is none"
+    assert all(at_s < 6.0 for at_s in busy), "until a reading has seen it"
 
 
 def test_a_first_reading_at_once_is_the_load_since_boot() -> None:

@@ -36,12 +36,6 @@ def test_what_stops_training(change: dict[str, object], reason: str | None) -> N
     assert may_train(replace(CALM, **change), LIMITS) == reason  # type: ignore[arg-type]
 
 
-def test_its_own_load_does_not_stop_it() -> None:
-    busy = replace(CALM, cpu_percent=90.0)
-    assert may_train(busy, LIMITS) == "load"
-    assert may_train(busy, LIMITS, own_cpu_percent=25.0) is None
-
-
 def test_what_has_paused_goes_on_only_well_on_the_good_side() -> None:
     for change in (
         {"cpu_percent": 77.0},
@@ -99,7 +93,7 @@ class Waiting(threading.Event):
 
 def run(hands: Hands, settings: BudgetSettings) -> list[str | None]:
     reasons: list[str | None] = []
-    learn(hands, settings, lambda: hands.conditions, 4, Waiting(hands), hands.clock, reasons.append)
+    learn(hands, settings, lambda: hands.conditions, Waiting(hands), hands.clock, reasons.append)
     return reasons
 
 
