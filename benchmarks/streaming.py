@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning_sounds import backgrounds, make_sounds, write_manifest
+from streamsplit.client.version_store import VersionStore
 from streamsplit.encoders.checkpoint import load
 from streamsplit.encoders.registry import resolve
 from streamsplit.encoders.version import Version
@@ -323,7 +324,7 @@ def _outcome(
     shadow = None
     if settings.edge:
         shadow = EdgeLearner(device, EdgeSettings.of_batch(settings.objective, settings.batch, seed))
-        shadow.restore(folder / "client" / "training.safetensors")
+        shadow.restore(VersionStore(folder / "client").beside("training", device))
     log = folder / "refiner" / "log.jsonl"  # there from the first round on
     rounds = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     replayed = json.loads((folder / "client" / "summary.json").read_text())

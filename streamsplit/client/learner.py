@@ -4,7 +4,8 @@
     features -> trainer (shadow weights) -> difference up ... the server merges, refines, publishes -> upgrade down -> swap
 
 A new version is built in a thread and handed over between two windows (`take_version`): head and tail of a window are always of one
-version. What belongs to the old weights (memory, predictor's trust, the shadow's base) changes with it.
+version. What belongs to the old weights (memory, predictor's trust, the shadow's base) changes with it, on disk before the version is
+kept: a killed device begins with a version and what it has learned with that one.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Learner:
         settings: what to learn and exchange.
         device: this device's name.
         version: served now.
-        folder: what must survive a restart.
+        folder: for what must survive a restart.
         conditions: the device's state now, asked on the event loop.
         trainer_conditions: the same, asked by the trainer's thread.
 
@@ -79,7 +80,6 @@ class Learner:
         self._settings = settings
         self._device = device
         self._version = version
-        self._folder = folder
         self._conditions = conditions
         self._store = VersionStore(folder)
         self._budget = BudgetSettings(
@@ -91,9 +91,7 @@ class Learner:
         self.world: DistributionMemory | None = None
         self._insight = Insight(version.encoder.embedding_dim)
         self._trainer = (
-            Trainer(version, settings, folder / "training.safetensors", trainer_conditions)
-            if settings.mode == "train"
-            else None
+            Trainer(version, settings, self._store, trainer_conditions) if settings.mode == "train" else None
         )
         self.synchroniser = Synchroniser(self._may_sync, self._told_newest, self._fetched, self._given)
         self._newest: EncoderVersion | None = None
@@ -101,6 +99,7 @@ class Learner:
         self._ready: Version | None = None
         self._building: asyncio.Task[None] | None = None
         self._saving: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._sending: tuple[str, dict[str, Tensor]] | None = None  # a difference, with its base
         self._sent: tuple[str, dict[str, Tensor]] | None = None  # the last one that the server has taken
         self._heard: list[HeardWindow] = []
@@ -118,6 +117,8 @@ class Learner:
         self.digest()
         if self._building:
             self._building.cancel()
+        if self._keeping:
+            await self._keeping
         if self._trainer:
             await asyncio.to_thread(self._trainer.stop)
         if self._saving:
@@ -305,7 +306,7 @@ class Learner:
     async def take_version(self) -> Version | None:
         """The next version once it is whole and kept; the caller serves it from the next window on.
 
-        The disk is waited for in a thread: capture and uplink go on meanwhile.
+        The trainer's piece of work and the disk are waited for in a thread: capture and uplink go on meanwhile.
         """
         version, self._ready = self._ready, None
         if version is None:
@@ -315,21 +316,27 @@ class Learner:
         self._sent = self._sending = None
         self._version = version
         self.synchroniser.withdraw(Thing.DIFFERENCE)  # of what was; the trainer still has it
-        if self._trainer:
-            self._trainer.ask(lambda learner: learner.rebase(version, sent)).add_done_callback(_rebased)
         self._insight.changed_version()
         self.memory = self.world or DistributionMemory(MemorySettings(dim=version.encoder.embedding_dim))
         self.swaps += 1
-        try:
-            await asyncio.to_thread(self._store.keep, version)
-        except StorageError as error:
-            logger.warning("after a restart the device begins with an older version: %s", error)
+        self._keeping = asyncio.create_task(self._keep(version, sent), name="keep-version")
+        await asyncio.shield(self._keeping)
         return version
+
+    async def _keep(self, version: Version, sent: dict[str, Tensor] | None) -> None:
+        """Last of all the version: whatever a kill leaves, what was learned with the version that is there is there, too."""
+        await self._save_memory()
+        try:
+            if self._trainer:
+                await asyncio.to_thread(self._trainer.go_over, version, sent)
+            await asyncio.to_thread(self._store.keep, version)
+        except (StreamSplitError, ValueError, RuntimeError) as error:
+            logger.warning("after a restart the device begins with an older version: %s", error)
 
     # The memory on disk.
 
     def _known_memory(self) -> DistributionMemory:
-        path = self._memory_path()
+        path = self._store.beside("memory", self._version)
         if path.exists():
             try:
                 return memory_file.load(path)
@@ -337,24 +344,14 @@ class Learner:
                 logger.warning("the memory begins anew: %s", error)
         return DistributionMemory(MemorySettings(dim=self._version.encoder.embedding_dim))
 
-    def _memory_path(self) -> Path:
-        return self._folder / f"memory-{self._version.id}.safetensors"
-
     async def _save_memory(self) -> None:
         """As it is now; the disk is waited for in a thread."""
-        path, packed = self._memory_path(), memory_file.pack(self.memory, with_reservoir=True)
+        path = self._store.beside("memory", self._version)
+        packed = memory_file.pack(self.memory, with_reservoir=True)
         try:
             await asyncio.to_thread(write_whole, path, packed)
-            for other in self._folder.glob("memory-*.safetensors"):
-                if other != path:
-                    other.unlink(missing_ok=True)
-        except (StorageError, OSError) as error:
+        except StorageError as error:
             logger.warning("the memory is not saved: %s", error)
-
-
-def _rebased(answer: Future[Any]) -> None:
-    if error := answer.exception():
-        logger.error("training stays with the version before: %s", error)
 
 
 def _alike(version: Version, ours: Version) -> Version:

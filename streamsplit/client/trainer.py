@@ -1,6 +1,9 @@
 """The one owner of the device's edge learner: a thread of its own that yields to everything, or turns in step with the stream.
 
 hear(codes) -> learner's inbox          ask(errand) -> [between two pieces of work] -> its result
+
+Progress is saved every SAVE_S under the name of the version learned from, and at once when it goes over to another: it is there before
+that version is kept, so no kill parts a version from what was learned with it.
 """
 
 from __future__ import annotations
@@ -10,19 +13,21 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from streamsplit.client.version_store import VersionStore
 from streamsplit.config import LearnerSettings
 from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError, StorageError, StreamSplitError
 from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.edge_settings import EdgeSettings
 from streamsplit.learning.pacing import BudgetSettings, Conditions, learn
+from streamsplit.whole_file import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +42,7 @@ class Trainer:
     Args:
         version: served now.
         settings: what and how much.
-        path: where progress is kept, over restarts.
+        store: where progress is kept, over restarts.
         conditions: the device's state now.
         clock: monotonic seconds.
     """
@@ -46,7 +51,7 @@ class Trainer:
         self,
         version: Version,
         settings: LearnerSettings,
-        path: Path,
+        store: VersionStore,
         conditions: Callable[[], Conditions],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -58,13 +63,13 @@ class Trainer:
             temperature_c=settings.temperature_c,
             battery_percent=settings.battery_percent,
         )
-        self._path = path
+        self._store = store
         self._conditions = conditions
         self._clock = clock
         self._learner = EdgeLearner(version, edge)
         self._errands: queue.SimpleQueue[tuple[Errand, Future[Any]]] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self._failed = False
+        self._ended = False
         self._thread: threading.Thread | None = None
         self._saved_s = clock()
         self._owed = 0.0
@@ -92,6 +97,7 @@ class Trainer:
         self._stop.set()
         if self._thread:
             self._thread.join()
+        self._ended = True
         self._run_errands()
         self._save()
 
@@ -100,13 +106,27 @@ class Trainer:
         self._learner.hear(codes, start_s, silent)
 
     def ask(self, errand: Errand) -> Future[Any]:
-        """Has something done by the learner's owner, between two pieces of work."""
+        """Has something done by the learner's owner, between two pieces of work; a RuntimeError once training has ended."""
         answer: Future[Any] = Future()
-        if self._failed:
-            answer.set_exception(RuntimeError("training has ended"))
-            return answer
         self._errands.put((errand, answer))
+        if self._ended:
+            self._refuse_errands()
         return answer
+
+    def go_over(self, version: Version, sent: Mapping[str, Tensor] | None) -> None:
+        """Rebases, and saves what comes of that as the version's; see `EdgeLearner.rebase`.
+
+        Waits for the piece of work at hand, and for the disk. In step with the stream: between two turns.
+
+        Raises:
+            ConfigError: another encoder.
+            StorageError: the disk has no room for it.
+            RuntimeError: training has ended.
+        """
+        answer = self.ask(lambda learner: self._rebase(version, sent))
+        if self._thread is None:
+            self._run_errands()
+        answer.result()
 
     def turn(self) -> None:
         """In step with the stream: the work that one more window is worth. From one thread at a time."""
@@ -128,7 +148,8 @@ class Trainer:
             Exception
         ):  # a bug, or no memory: the device goes on listening, and says that it no longer learns
             logger.exception("training has ended")
-            self._failed, self.paused_for = True, "failure"
+            self._ended, self.paused_for = True, "failure"
+            self._refuse_errands()
 
     def _between(self, reason: str | None) -> None:
         if reason != self.paused_for:
@@ -148,20 +169,40 @@ class Trainer:
                 answer.set_result(errand(self._learner))
             except (StreamSplitError, ValueError, RuntimeError) as error:
                 answer.set_exception(error)
+            except Exception:  # ends training, and whoever waits must not wait for ever
+                answer.set_exception(RuntimeError("training has ended"))
+                raise
+
+    def _refuse_errands(self) -> None:
+        while True:
+            try:
+                _, answer = self._errands.get_nowait()
+            except queue.Empty:
+                return
+            answer.set_exception(RuntimeError("training has ended"))
+
+    def _rebase(self, version: Version, sent: Mapping[str, Tensor] | None) -> None:
+        self._learner.rebase(version, sent)
+        self._write()
 
     def _go_on(self) -> None:
-        if not self._path.exists():
+        path = self._store.beside("training", self._learner.version)
+        if not path.exists():
             return
         try:
-            self._learner.restore(self._path)
+            self._learner.restore(path)
             logger.info("training goes on after %d steps", self.updates)
         except (ConfigError, StorageError) as error:
             logger.warning("training begins anew: %s", error)
 
     def _save(self) -> None:
-        self._saved_s = self._clock()
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._learner.save(self._path)
-        except (OSError, StorageError) as error:
+            self._write()
+        except StorageError as error:
             logger.warning("training is not saved: %s", error)
+
+    def _write(self) -> None:
+        self._saved_s = self._clock()
+        path = self._store.beside("training", self._learner.version)
+        make_folder(path)
+        self._learner.save(path)

@@ -1,4 +1,8 @@
-"""The version a device has taken from its server, kept over restarts."""
+"""The version a device has taken from its server, kept over restarts, and where what belongs to one version alone is kept.
+
+version       the version taken last; version.json: whose descendant it is
+KIND-VERSION  what was learned with a version; it is there before that version is kept, and gone once another one is
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,9 @@ from streamsplit.errors import ConfigError, PayloadError, StorageError
 from streamsplit.whole_file import left_behind, write_whole
 
 logger = logging.getLogger(__name__)
+
+LEARNED = ("memory", "training")
+"""Kinds of what is learned with one version."""
 
 
 class VersionStore:
@@ -54,6 +61,9 @@ class VersionStore:
             *left_behind(self._origin),
         ):
             left.unlink(missing_ok=True)
+        for kind in LEARNED:
+            for half in self._folder.glob(f".{kind}-*"):
+                half.unlink(missing_ok=True)
         version = self.instead_of(own)
         if version is own:
             # In this order: whatever a kill leaves, a file that is here descends from the origin.
@@ -62,15 +72,21 @@ class VersionStore:
             except OSError as error:
                 raise StorageError(f"{self._version}: cannot be removed: {error.strerror}") from None
             self._remember(own.id)
+        self._forget_others(version)
         return version
 
     def keep(self, version: Version) -> None:
-        """Keeps a version that has come.
+        """Keeps a version that has come, and nothing more of what was learned with others.
 
         Raises:
-            StorageError: the disk has no room for it; the one before stays.
+            StorageError: the disk has no room for it; the one before stays, with all that is its own.
         """
         save(version, self._version)
+        self._forget_others(version)
+
+    def beside(self, kind: str, version: Version) -> Path:
+        """The file of what is learned with a version; `kind`: of `LEARNED`."""
+        return self._folder / f"{kind}-{version.id}.safetensors"
 
     def read(self, content: bytes, id: str) -> Version:
         """A version's file as it came over the wire.
@@ -94,6 +110,16 @@ class VersionStore:
         if version.id != id:
             raise PayloadError(f"version: expected {id}, got {version.id}")
         return version
+
+    def _forget_others(self, version: Version) -> None:
+        for kind in LEARNED:
+            own = self.beside(kind, version)
+            for path in self._folder.glob(f"{kind}-*.safetensors"):
+                if path != own:
+                    try:
+                        path.unlink(missing_ok=True)
+                    except OSError as error:
+                        logger.warning("%s: cannot be removed: %s", path, error.strerror)
 
     def _remember(self, origin: str) -> None:
         try:

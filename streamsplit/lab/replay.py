@@ -260,7 +260,7 @@ def _clear(out: Path) -> None:
 
 def _own_files(out: Path) -> list[Path]:
     files = ("spool.db*", "journal.jsonl*", f"{STORE_FILE}*", "summary.json", "server.log", "server.port")
-    learned = ("memory-*.safetensors", "training.safetensors", "version.json", "version.safetensors")
+    learned = ("memory-*.safetensors", "training-*.safetensors", "version.json", "version.safetensors")
     refined = ("refiner/*", "refiner/*/*")
     patterns = files + learned + refined
     return [path for pattern in patterns for path in sorted(out.glob(pattern)) if path.is_file()]

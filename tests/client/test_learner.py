@@ -157,7 +157,7 @@ async def test_what_was_learned_reaches_the_refiners_inbox(
                 break
             await asyncio.sleep(0.1)
     assert len(list(inbox.glob("*.difference"))) == 1
-    assert (tmp_path / "device" / "training.safetensors").is_file()
+    assert VersionStore(tmp_path / "device").beside("training", compact).is_file()
 
 
 async def test_a_predictor_of_the_uncertainty_is_learned_from_the_answers(

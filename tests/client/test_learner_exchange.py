@@ -182,7 +182,7 @@ def test_training_that_fails_says_so_and_takes_no_more_errands(
     def broken(learner: EdgeLearner) -> None:
         raise KeyError("a bug")
 
-    trainer = Trainer(compact, LearnerSettings(mode="train"), tmp_path / "training.safetensors", idle)
+    trainer = Trainer(compact, LearnerSettings(mode="train"), VersionStore(tmp_path), idle)
     trainer.ask(broken)
     with caplog.at_level(logging.ERROR):
         trainer.start()

@@ -1,0 +1,185 @@
+"""What a device has learned outlives a swap of versions, whichever instruction of it a kill falls on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from streamsplit.audio.window import Window
+from streamsplit.client.learner import Learner
+from streamsplit.client.telemetry import MachineReading
+from streamsplit.client.trainer import Trainer
+from streamsplit.client.version_store import VersionStore
+from streamsplit.config import LearnerSettings
+from streamsplit.encoders.version import Version
+from streamsplit.learning.edge import EdgeLearner
+from streamsplit.learning.edge_settings import EdgeSettings
+from streamsplit.learning.memory_file import load
+from tests.client.test_learner import moved
+from tests.client.test_learner_exchange import answer, fetched, newest, wanted
+
+HEARD = 64
+PIECES = 16  # of one optimiser step
+
+
+def idle() -> MachineReading:
+    return MachineReading(0.0, 0.0, None, None, None, True, 0.0, 0)
+
+
+def learner_of(folder: Path, own: Version, pieces_per_window: float | None) -> Learner:
+    """As after a start: with the version that is kept, and what was learned with it."""
+    settings = LearnerSettings(sync="always", mode="train", pieces_per_window=pieces_per_window)
+    return Learner(settings, "pi", VersionStore(folder).begin(own), folder, idle, idle)
+
+
+async def learn(folder: Path, own: Version) -> None:
+    """In step with its stream: one optimiser step, a memory, all saved at its end."""
+    learner = learner_of(folder, own, PIECES / 4)
+    noise, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    for number in range(HEARD + 3):  # once there are HEARD, four windows make a step
+        samples = noise.normal(0, 0.1, 15_360).astype(np.float32)
+        learner.heard(
+            Window("s", number, number * 15_360, samples), torch.rand(1, 64, 96, generator=generator)
+        )
+        await learner.turn()
+        learner.embedded(number, np.eye(128, dtype=np.float32)[number], own.id, 0.1, own=True)
+    await learner.close()
+
+
+@pytest.fixture(scope="module")
+def first_life(compact: Version, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state folder of a device that has learned."""
+    folder = tmp_path_factory.mktemp("first-life")
+    asyncio.run(learn(folder, compact))
+    return folder
+
+
+@pytest.fixture
+def folder(first_life: Path, tmp_path: Path) -> Path:
+    """Another one like that."""
+    return shutil.copytree(first_life, tmp_path / "device")
+
+
+async def swap(folder: Path, own: Version, second: Version, message: bytes, step: float | None) -> None:
+    """A second life: the next version comes, and is served."""
+    learner = learner_of(folder, own, step)
+    learner.start()
+    learner.synchroniser.heard(newest(second))
+    await fetched(learner, message, second.id)
+    learner.synchroniser.heard(answer(wanted(learner), b"", second.id))
+    taken = await learner.take_version()
+    assert taken is not None
+    assert taken.id == second.id
+    await learner.close()
+
+
+def gone_on(folder: Path, own: Version) -> tuple[Version, EdgeLearner]:
+    """What a third life begins with."""
+    version = VersionStore(folder).begin(own)
+    learner = EdgeLearner(version, EdgeSettings.of_batch("reservoir", 8, 0))
+    learner.restore(VersionStore(folder).beside("training", version))
+    assert Trainer(version, LearnerSettings(mode="train"), VersionStore(folder), idle).updates
+    return version, learner
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from streamsplit.encoders.registry import make_untrained
+from tests.client.test_learner import moved
+from tests.client.test_swap import swap
+folder, event, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+first = make_untrained("compact", seed=0)
+second, message = moved(first, 1e-3)
+def kill(happened, arguments):
+    path = arguments[-3 if event == "os.rename" else 0] if happened == event else ""
+    if Path(path).name == name.format(first=first.id, second=second.id):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(kill)
+asyncio.run(swap(folder, first, second, message, None))
+"""
+
+
+@pytest.mark.parametrize(
+    ("event", "name", "over"),
+    [
+        ("os.rename", "training-{second}.safetensors", False),  # rebased, not saved
+        ("os.rename", "version.safetensors", False),  # saved, the version not kept
+        ("os.remove", "training-{first}.safetensors", True),  # kept, what is of the other not removed
+    ],
+)
+def test_a_device_killed_in_a_swap_goes_on_with_all_it_had_learned(
+    compact: Version, folder: Path, event: str, name: str, over: bool
+) -> None:
+    second, _ = moved(compact, 1e-3)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), event, name],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    version, learner = gone_on(folder, compact)
+    assert version.id == (second.id if over else compact.id)
+    assert learner.counters.updates >= 1
+    assert learner.recent.heard == HEARD + 3
+    assert any(bool(part.any()) for part in learner.difference().values())
+    assert int(load(VersionStore(folder).beside("memory", version)).count) == (0 if over else HEARD + 3)
+    of_one = [f"{kind}-{version.id}.safetensors" for kind in ("memory", "training")]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*of_one, "version.json", *(["version.safetensors"] if over else [])]
+    )
+
+
+async def test_training_in_step_goes_over_to_a_version_before_it_is_served(
+    compact: Version, folder: Path
+) -> None:
+    second, message = moved(compact, 1e-3)
+    _, before = gone_on(folder, compact)
+    difference = before.shadow.difference()
+    await swap(folder, compact, second, message, step=1.0)
+    version, after = gone_on(folder, compact)
+    assert version.id == second.id
+    assert after.counters.updates == before.counters.updates == 1
+    assert torch.equal(after.recent.codes, before.recent.codes)
+    for name, parameter in after.shadow.parameters().items():
+        assert torch.equal(parameter, second.state[name] + difference[name]), name
+
+
+async def test_a_version_is_not_kept_while_training_cannot_go_over_to_it(
+    compact: Version, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    second, message = moved(compact, 1e-3)
+    VersionStore(folder).beside("training", second).mkdir()  # nothing takes the name of a folder
+    await swap(folder, compact, second, message, step=1.0)
+    assert "begins with an older version" in caplog.text
+    VersionStore(folder).beside("training", second).rmdir()
+    version, learner = gone_on(folder, compact)
+    assert version.id == compact.id
+    assert learner.counters.updates == 1
+
+
+async def test_an_errand_that_ends_training_is_answered(compact: Version, tmp_path: Path) -> None:
+    def broken(learner: EdgeLearner) -> None:
+        raise KeyError("a bug")
+
+    trainer = Trainer(compact, LearnerSettings(mode="train"), VersionStore(tmp_path), idle)
+    first, behind = trainer.ask(broken), trainer.ask(lambda learner: 1)
+    trainer.start()
+    for answered in (first, behind):
+        with pytest.raises(RuntimeError, match="training has ended"):
+            await asyncio.wait_for(asyncio.wrap_future(answered), 30.0)
+    with pytest.raises(RuntimeError, match="training has ended"):
+        trainer.go_over(compact, None)
+    trainer.stop()
