@@ -38,6 +38,7 @@ from streamsplit.learning.label_head import most_bytes as most_head_bytes
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.pacing import BudgetSettings, Conditions, may_train
 from streamsplit.learning.recent import to_codes
+from streamsplit.learning.uncertainty import DisagreementHead
 from streamsplit.learning.upgrade import upgraded
 from streamsplit.whole_file import write_whole
 from streamsplit.wire.messages import EncoderVersion, Thing
@@ -89,7 +90,7 @@ class Learner:
         )
         self.memory = self._known_memory()
         self.world: DistributionMemory | None = None
-        self._insight = Insight(version.encoder.embedding_dim)
+        self._insight = Insight(self._known_predictor())
         self._trainer = (
             Trainer(version, settings, self._store, trainer_conditions) if settings.mode == "train" else None
         )
@@ -333,7 +334,7 @@ class Learner:
         except (StreamSplitError, ValueError, RuntimeError) as error:
             logger.warning("after a restart the device begins with an older version: %s", error)
 
-    # The memory on disk.
+    # Memory and predictor on disk.
 
     def _known_memory(self) -> DistributionMemory:
         path = self._store.beside("memory", self._version)
@@ -344,14 +345,27 @@ class Learner:
                 logger.warning("the memory begins anew: %s", error)
         return DistributionMemory(MemorySettings(dim=self._version.encoder.embedding_dim))
 
+    def _known_predictor(self) -> DisagreementHead:
+        path, dim = self._store.beside("disagreement", self._version), self._version.encoder.embedding_dim
+        if path.exists():
+            try:
+                head = DisagreementHead.restore(path)
+                if head.dim != dim:
+                    raise StorageError(f"{path}: expected {dim} dimensions, got {head.dim}")
+                return head
+            except (ConfigError, StorageError) as error:
+                logger.warning("the uncertainty's predictor begins anew: %s", error)
+        return DisagreementHead(dim)
+
     async def _save_memory(self) -> None:
-        """As it is now; the disk is waited for in a thread."""
-        path = self._store.beside("memory", self._version)
-        packed = memory_file.pack(self.memory, with_reservoir=True)
+        """Memory and predictor as they are now; the disk is waited for in a thread."""
+        memory, predictor = (self._store.beside(kind, self._version) for kind in ("memory", "disagreement"))
+        heard, learned = memory_file.pack(self.memory, with_reservoir=True), self._insight.disagreement.save()
         try:
-            await asyncio.to_thread(write_whole, path, packed)
+            await asyncio.to_thread(write_whole, memory, heard)
+            await asyncio.to_thread(write_whole, predictor, learned)
         except StorageError as error:
-            logger.warning("the memory is not saved: %s", error)
+            logger.warning("memory and predictor are not saved: %s", error)
 
 
 def _alike(version: Version, ours: Version) -> Version:

@@ -65,11 +65,14 @@ class Insight:
     """Makes signals, and learns from each window after it has spoken of it.
 
     Args:
-        dim: D.
+        disagreement: the uncertainty's predictor.
+
+    Attributes:
+        disagreement: the same.
     """
 
-    def __init__(self, dim: int) -> None:
-        self._disagreement = DisagreementHead(dim)
+    def __init__(self, disagreement: DisagreementHead) -> None:
+        self.disagreement = disagreement
         self._labels: LabelHead | None = None
         self._stand_for: ComponentClasses | None = None
 
@@ -82,7 +85,7 @@ class Insight:
             memory: of the stream so far.
         """
         z, known = torch.from_numpy(embeddings), memory.count > 0
-        predicted = self._disagreement.predict(embeddings)
+        predicted = self.disagreement.predict(embeddings)
         own = [one.own for one in heard]
         judged = self._labels.judge(embeddings[own]) if self._labels and any(own) else None
         class_entropy = None
@@ -93,7 +96,7 @@ class Insight:
                 self._stand_for.learn(posteriors[own], judged.probabilities)
         truths = [(row, one.truth) for row, one in enumerate(heard) if one.truth is not None]
         if truths:
-            self._disagreement.learn(embeddings[[row for row, _ in truths]], [truth for _, truth in truths])
+            self.disagreement.learn(embeddings[[row for row, _ in truths]], [truth for _, truth in truths])
         return Signals(
             [one.sequence for one in heard],
             _told(predicted, 5),
@@ -113,7 +116,7 @@ class Insight:
 
     def changed_version(self) -> None:
         """Another version's embeddings from here on: the predictor is believed less, a head of the old one not at all."""
-        self._disagreement.discount(KEPT_TRUST)
+        self.disagreement.discount(KEPT_TRUST)
         self._labels = self._stand_for = None
 
 

@@ -18,7 +18,7 @@ from streamsplit.whole_file import left_behind, write_whole
 
 logger = logging.getLogger(__name__)
 
-LEARNED = ("memory", "training")
+LEARNED = ("memory", "disagreement", "training")
 """Kinds of what is learned with one version."""
 
 

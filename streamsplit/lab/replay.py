@@ -27,6 +27,7 @@ from streamsplit.client.journal import Journal, read
 from streamsplit.client.observer import Observer, ReplayObserver
 from streamsplit.client.recording import RecordingSource
 from streamsplit.client.spool import Spool
+from streamsplit.client.version_store import LEARNED
 from streamsplit.config import ClientSettings
 from streamsplit.encoders.registry import Version, resolve
 from streamsplit.errors import ConfigError, RecordingError, StreamSplitError
@@ -260,7 +261,7 @@ def _clear(out: Path) -> None:
 
 def _own_files(out: Path) -> list[Path]:
     files = ("spool.db*", "journal.jsonl*", f"{STORE_FILE}*", "summary.json", "server.log", "server.port")
-    learned = ("memory-*.safetensors", "training-*.safetensors", "version.json", "version.safetensors")
+    learned = (*(f"{kind}-*.safetensors" for kind in LEARNED), "version.json", "version.safetensors")
     refined = ("refiner/*", "refiner/*/*")
     patterns = files + learned + refined
     return [path for pattern in patterns for path in sorted(out.glob(pattern)) if path.is_file()]

@@ -166,7 +166,7 @@ class DisagreementHead:
             for name in ("gram", "cross", "weights", "checked"):
                 own = getattr(head, f"_{name}")
                 own[...] = finite(path, arrays, name, own.shape)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{path}: damaged: {error}") from error
         return head
 

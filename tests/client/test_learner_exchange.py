@@ -24,6 +24,7 @@ from streamsplit.encoders.version import Version
 from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.memory_file import load, pack
+from streamsplit.learning.uncertainty import DisagreementHead
 from streamsplit.wire.messages import PIECE_BYTES, PROTOCOL, EncoderVersion, Newest, Piece, Taken, Thing, Want
 from tests.client.test_learner import moved
 
@@ -138,18 +139,49 @@ async def test_the_event_loop_goes_on_while_a_version_is_kept_and_it_is_kept_bef
     assert turns > before
 
 
-async def test_the_memory_is_written_beside_the_event_loop(tmp_path: Path, compact: Version) -> None:
-    learner, path = learner_of(compact, tmp_path), tmp_path / f"memory-{compact.id}.safetensors"
+async def test_memory_and_predictor_are_written_beside_the_event_loop(
+    tmp_path: Path, compact: Version
+) -> None:
+    learner, store = learner_of(compact, tmp_path), VersionStore(tmp_path)
+    path, predictor = store.beside("memory", compact), store.beside("disagreement", compact)
     for sequence in range(SAVE_WINDOWS):
-        learner.embedded(sequence, rows()[sequence % 128], compact.id, None, own=True)
+        learner.embedded(sequence, rows()[sequence % 128], compact.id, 0.2, own=True)
     assert not path.exists(), "the disk was not waited for"
     while not path.exists():
         await asyncio.sleep(0.01)
     assert int(load(path).count) == SAVE_WINDOWS
+    while not predictor.exists():
+        await asyncio.sleep(0.01)
+    assert DisagreementHead.restore(predictor).learned == SAVE_WINDOWS
     learner.embedded(SAVE_WINDOWS, rows()[0], compact.id, None, own=True)
     await learner.close()
     assert int(load(path).count) == SAVE_WINDOWS + 1
-    assert [left.name for left in tmp_path.iterdir()] == [path.name]
+    assert sorted(tmp_path.iterdir()) == sorted([path, predictor])
+
+
+async def test_a_restart_goes_on_predicting_the_uncertainty_of_the_same_version(
+    tmp_path: Path, compact: Version, caplog: pytest.LogCaptureFixture
+) -> None:
+    def first_told(version: Version) -> list[float] | None:
+        learner = learner_of(version, tmp_path)
+        for sequence, z in enumerate(rows()[:10]):
+            signals = learner.embedded(sequence, z, version.id, None, own=True)
+        assert signals is not None
+        return signals.disagreement
+
+    learner, store = learner_of(compact, tmp_path), VersionStore(tmp_path)
+    for sequence in range(320):
+        learner.embedded(sequence, rows()[sequence % 10], compact.id, 0.3, own=True)
+    await learner.close()
+    assert first_told(compact) == pytest.approx([0.3] * 10, abs=0.05)
+    assert first_told(moved(compact, 1e-3)[0]) is None
+    assert not caplog.text
+    kept = store.beside("disagreement", compact).read_bytes()
+    for damaged in (kept[:-8], b"", DisagreementHead(64).save()):
+        caplog.clear()
+        store.beside("disagreement", compact).write_bytes(damaged)
+        assert first_told(compact) is None
+        assert "predictor begins anew" in caplog.text
 
 
 async def test_another_encoder_under_our_encoders_name_is_not_taken(tmp_path: Path, compact: Version) -> None:

@@ -8,6 +8,7 @@ import torch
 from streamsplit.client.signals import HeardWindow, Insight
 from streamsplit.learning.label_head import LabelTeacher
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
+from streamsplit.learning.uncertainty import DisagreementHead
 
 DIM = 128
 Rows = np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -37,14 +38,16 @@ def memory() -> DistributionMemory:
 
 
 def test_at_first_nothing_is_known() -> None:
-    signals = Insight(DIM).of(heard(rows(4)), rows(4), DistributionMemory(MemorySettings(dim=DIM)))
+    signals = Insight(DisagreementHead(DIM)).of(
+        heard(rows(4)), rows(4), DistributionMemory(MemorySettings(dim=DIM))
+    )
     assert signals.sequences == [0, 1, 2, 3]
     assert (signals.disagreement, signals.posterior_entropy, signals.novelty) == (None, None, None)
     assert (signals.head_entropy, signals.head_margin, signals.class_entropy) == (None, None, None)
 
 
 def test_a_head_speaks_of_the_devices_own_embeddings_only() -> None:
-    insight, head = Insight(DIM), labels().head()
+    insight, head = Insight(DisagreementHead(DIM)), labels().head()
     assert head is not None
     insight.take_labels(head, 64)
     windows = heard(rows(4))
@@ -59,7 +62,7 @@ def test_a_head_speaks_of_the_devices_own_embeddings_only() -> None:
 
 
 def test_components_come_to_stand_for_what_the_head_said() -> None:
-    insight, head, stored = Insight(DIM), labels().head(), memory()
+    insight, head, stored = Insight(DisagreementHead(DIM)), labels().head(), memory()
     assert head is not None
     insight.take_labels(head, 64)
     first = insight.of(heard(rows(10)), rows(10), stored).class_entropy
@@ -73,7 +76,7 @@ def test_components_come_to_stand_for_what_the_head_said() -> None:
 
 
 def test_a_head_of_the_same_classes_leaves_what_components_stand_for() -> None:
-    insight, head, stored = Insight(DIM), labels().head(), memory()
+    insight, head, stored = Insight(DisagreementHead(DIM)), labels().head(), memory()
     assert head is not None
     insight.take_labels(head, 64)
     for seed in range(20):
@@ -86,7 +89,7 @@ def test_a_head_of_the_same_classes_leaves_what_components_stand_for() -> None:
 
 
 def test_a_head_dies_with_its_version_and_the_predictor_goes_on() -> None:
-    insight, head, stored = Insight(DIM), labels().head(), memory()
+    insight, head, stored = Insight(DisagreementHead(DIM)), labels().head(), memory()
     assert head is not None
     insight.take_labels(head, 64)
     batch = rows(64)

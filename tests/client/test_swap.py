@@ -18,12 +18,13 @@ from streamsplit.audio.window import Window
 from streamsplit.client.learner import Learner
 from streamsplit.client.telemetry import MachineReading
 from streamsplit.client.trainer import Trainer
-from streamsplit.client.version_store import VersionStore
+from streamsplit.client.version_store import LEARNED, VersionStore
 from streamsplit.config import LearnerSettings
 from streamsplit.encoders.version import Version
 from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.edge_settings import EdgeSettings
 from streamsplit.learning.memory_file import load
+from streamsplit.learning.uncertainty import DisagreementHead
 from tests.client.test_learner import moved
 from tests.client.test_learner_exchange import answer, fetched, newest, wanted
 
@@ -136,7 +137,8 @@ def test_a_device_killed_in_a_swap_goes_on_with_all_it_had_learned(
     assert learner.recent.heard == HEARD + 3
     assert any(bool(part.any()) for part in learner.difference().values())
     assert int(load(VersionStore(folder).beside("memory", version)).count) == (0 if over else HEARD + 3)
-    of_one = [f"{kind}-{version.id}.safetensors" for kind in ("memory", "training")]
+    assert DisagreementHead.restore(VersionStore(folder).beside("disagreement", version)).learned == HEARD + 3
+    of_one = [f"{kind}-{version.id}.safetensors" for kind in LEARNED]
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [*of_one, "version.json", *(["version.safetensors"] if over else [])]
     )

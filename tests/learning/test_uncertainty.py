@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load
 from safetensors.numpy import save as to_bytes
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from streamsplit.errors import ConfigError, StorageError
 from streamsplit.learning.uncertainty import (
+    FORMAT,
     Array,
     DisagreementHead,
     HeadSettings,
@@ -185,6 +188,10 @@ def test_wrong_settings_and_files_are_refused(tmp_path: Path) -> None:
     head._cross[2] = np.inf
     path.write_bytes(head.save())
     with pytest.raises(StorageError, match="cross: expected finite"):
+        DisagreementHead.restore(path)
+    arrays, said = load(DisagreementHead(4).save()), {"format_version": 1, "settings": {}}
+    path.write_bytes(to_bytes(arrays | {"counts": np.zeros(3, np.int64)}, {FORMAT: json.dumps(said)}))
+    with pytest.raises(StorageError, match="damaged: too many values"):
         DisagreementHead.restore(path)
 
 
