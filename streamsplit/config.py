@@ -105,6 +105,7 @@ class LearnerSettings(BaseModel):
         mode: "off"; "memory": keep the distribution memory and the uncertainty's predictor; "train": train the encoder, too.
         objective: what training minimises, see `streamsplit.learning.objectives`.
         batch: windows of a micro-batch.
+        front: training changes the front, too; False: the lite tail alone.
         core_share: of one core that training may take.
         cpu_percent: load of the machine, this client's own left out, from which on it pauses.
         temperature_c, battery_percent: likewise; on battery alone.
@@ -121,6 +122,7 @@ class LearnerSettings(BaseModel):
     mode: Literal["off", "memory", "train"] = "memory"
     objective: str = "reservoir"
     batch: int = Field(default=8, ge=1, le=256)
+    front: bool = True
     core_share: float = Field(default=0.25, gt=0, le=1)
     cpu_percent: float = Field(default=80.0, gt=0, le=100)
     temperature_c: float = Field(default=75.0, gt=0, lt=150)

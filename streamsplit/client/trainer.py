@@ -55,7 +55,7 @@ class Trainer:
         conditions: Callable[[], Conditions],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        edge = EdgeSettings.of_batch(settings.objective, settings.batch, settings.seed)
+        edge = EdgeSettings.of_batch(settings.objective, settings.batch, settings.seed, settings.front)
         self._settings = settings
         self._budget = BudgetSettings(
             core_share=settings.core_share,

@@ -63,10 +63,14 @@ class EdgeSettings:
     views: ViewSettings = field(default_factory=ViewSettings)
 
     @classmethod
-    def of_batch(cls, objective: str, batch: int, seed: int) -> EdgeSettings:
+    def of_batch(cls, objective: str, batch: int, seed: int, front: bool = True) -> EdgeSettings:
         """What a device trains with, told only these: STEP_PAIRS in a step, whatever the batch."""
         return cls(
-            ObjectiveSettings(objective), batch=batch, accumulate=max(1, STEP_PAIRS // batch), seed=seed
+            ObjectiveSettings(objective),
+            batch=batch,
+            accumulate=max(1, STEP_PAIRS // batch),
+            train_front=front,
+            seed=seed,
         )
 
     def __post_init__(self) -> None:

@@ -170,18 +170,3 @@ async def test_a_version_is_not_kept_while_training_cannot_go_over_to_it(
     version, learner = gone_on(folder, compact)
     assert version.id == compact.id
     assert learner.counters.updates == 1
-
-
-async def test_an_errand_that_ends_training_is_answered(compact: Version, tmp_path: Path) -> None:
-    def broken(learner: EdgeLearner) -> None:
-        raise KeyError("a bug")
-
-    trainer = Trainer(compact, LearnerSettings(mode="train"), VersionStore(tmp_path), idle)
-    first, behind = trainer.ask(broken), trainer.ask(lambda learner: 1)
-    trainer.start()
-    for answered in (first, behind):
-        with pytest.raises(RuntimeError, match="training has ended"):
-            await asyncio.wait_for(asyncio.wrap_future(answered), 30.0)
-    with pytest.raises(RuntimeError, match="training has ended"):
-        trainer.go_over(compact, None)
-    trainer.stop()
