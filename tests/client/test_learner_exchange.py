@@ -6,7 +6,9 @@ import asyncio
 import logging
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,6 +184,49 @@ async def test_a_restart_goes_on_predicting_the_uncertainty_of_the_same_version(
         store.beside("disagreement", compact).write_bytes(damaged)
         assert first_told(compact) is None
         assert "predictor begins anew" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"on_mains": False, "battery_percent": 49.0},
+        {"temperature_c": 75.0},
+        {"throttled": True},
+        {"cpu_percent": 80.0},
+    ],
+)
+def test_nothing_is_sent_or_asked_for_while_power_heat_or_load_forbid(
+    tmp_path: Path, compact: Version, trouble: dict[str, Any]
+) -> None:
+    calm, troubled = idle(), replace(idle(), **trouble)
+    now = calm
+    learner = Learner(LearnerSettings(memory_windows=10), "pi", compact, tmp_path, lambda: now, idle)
+    learner.synchroniser.connected(PROTOCOL)
+
+    def after_trouble() -> Want | Piece | None:
+        nonlocal now
+        now = troubled
+        assert learner.synchroniser.next() is None
+        now = calm
+        return learner.synchroniser.next()
+
+    for sequence, z in enumerate(rows()[:10]):
+        learner.embedded(sequence, z, compact.id, None, own=True)
+    sent = after_trouble()
+    assert isinstance(sent, Piece)
+    assert (sent.thing, sent.offset) == (Thing.MEMORY, 0)
+    learner.synchroniser.heard(Taken(Thing.MEMORY, PIECE_BYTES))
+    sent = after_trouble()
+    assert isinstance(sent, Piece)
+    assert sent.offset == PIECE_BYTES, "it goes on where it was"
+    learner.synchroniser.heard(Taken(Thing.MEMORY, sent.total))
+    want = after_trouble()
+    assert isinstance(want, Want)
+    assert (want.thing, want.offset) == (Thing.MEMORY, 0)
+    learner.synchroniser.heard(answer(want, heard(128), compact.id))
+    want = after_trouble()
+    assert isinstance(want, Want)
+    assert want.offset == PIECE_BYTES
 
 
 async def test_another_encoder_under_our_encoders_name_is_not_taken(tmp_path: Path, compact: Version) -> None:
