@@ -1,8 +1,11 @@
-"""The edge learner's owner: it trains what the settings say."""
+"""The edge learner's owner: it trains what the settings say, and its thread yields to everything."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,19 @@ def test_the_front_is_trained_where_the_settings_allow(
     assert any(name.endswith("weight") for name in tail)
     assert any(name.startswith("blocks.") for name in moved - tail) == front
     assert all(name.startswith(last) for name in difference.result()) == (not front)
+    trainer.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives each thread a niceness of its own")
+async def test_the_trainers_thread_yields_to_all_others(compact: Version, tmp_path: Path) -> None:
+    def niceness(learner: EdgeLearner | None = None) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = niceness()
+    trainer = Trainer(compact, LearnerSettings(mode="train"), VersionStore(tmp_path), idle)
+    trainer.start()
+    assert await asyncio.wait_for(asyncio.wrap_future(trainer.ask(niceness)), 30.0) == 10
+    assert niceness() == before < 10
     trainer.stop()
 
 
