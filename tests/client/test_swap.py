@@ -20,6 +20,7 @@ from streamsplit.client.telemetry import MachineReading
 from streamsplit.client.trainer import Trainer
 from streamsplit.client.version_store import LEARNED, VersionStore
 from streamsplit.config import LearnerSettings
+from streamsplit.encoders.checkpoint import save
 from streamsplit.encoders.version import Version
 from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.edge_settings import EdgeSettings
@@ -93,55 +94,59 @@ def gone_on(folder: Path, own: Version) -> tuple[Version, EdgeLearner]:
 
 
 KILLED = """
-import asyncio, os, signal, sys
+import asyncio, os, shutil, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from streamsplit.encoders.registry import make_untrained
-from tests.client.test_learner import moved
+from streamsplit.encoders.checkpoint import load
+from streamsplit.learning.upgrade import upgraded
 from tests.client.test_swap import swap
-folder, event, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-first = make_untrained("compact", seed=0)
-second, message = moved(first, 1e-3)
-def kill(happened, arguments):
-    path = arguments[-3 if event == "os.rename" else 0] if happened == event else ""
-    if Path(path).name == name.format(first=first.id, second=second.id):
-        os.kill(os.getpid(), signal.SIGKILL)
+made = Path(sys.argv[1])
+folder, first, message = made / "device", load(made / "first"), (made / "message").read_bytes()
+second = upgraded(first, message)
+points = {
+    ("os.rename", f"training-{second.id}.safetensors"): "rebased",
+    ("os.rename", "version.safetensors"): "saved",
+    ("os.remove", f"training-{first.id}.safetensors"): "kept",
+}
+def kill(event, arguments):
+    if event in ("os.rename", "os.remove"):
+        name = Path(arguments[1 if event == "os.rename" else 0]).name
+        if point := points.pop((event, name), None):
+            shutil.copytree(folder, made / point)  # what a kill leaves here
+            if not points:
+                os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(kill)
 asyncio.run(swap(folder, first, second, message, None))
 """
 
 
-@pytest.mark.parametrize(
-    ("event", "name", "over"),
-    [
-        ("os.rename", "training-{second}.safetensors", False),  # rebased, not saved
-        ("os.rename", "version.safetensors", False),  # saved, the version not kept
-        ("os.remove", "training-{first}.safetensors", True),  # kept, what is of the other not removed
-    ],
-)
 def test_a_device_killed_in_a_swap_goes_on_with_all_it_had_learned(
-    compact: Version, folder: Path, event: str, name: str, over: bool
+    compact: Version, folder: Path, tmp_path: Path
 ) -> None:
-    second, _ = moved(compact, 1e-3)
+    second, message = moved(compact, 1e-3)
+    save(compact, tmp_path / "first")
+    (tmp_path / "message").write_bytes(message)
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder), event, name],
+        [sys.executable, "-c", KILLED, str(tmp_path)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[2],
         check=False,
     )
     assert done.returncode == -signal.SIGKILL
-    version, learner = gone_on(folder, compact)
-    assert version.id == (second.id if over else compact.id)
-    assert learner.counters.updates >= 1
-    assert learner.recent.heard == HEARD + 3
-    assert any(bool(part.any()) for part in learner.difference().values())
-    assert int(load(VersionStore(folder).beside("memory", version)).count) == (0 if over else HEARD + 3)
-    assert DisagreementHead.restore(VersionStore(folder).beside("disagreement", version)).learned == HEARD + 3
-    of_one = [f"{kind}-{version.id}.safetensors" for kind in LEARNED]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [*of_one, "version.json", *(["version.safetensors"] if over else [])]
-    )
+    for left, expected in (("rebased", compact), ("saved", compact), ("kept", second), ("device", second)):
+        store = VersionStore(tmp_path / left)
+        version, learner = gone_on(tmp_path / left, compact)
+        assert version.id == expected.id, left
+        assert learner.counters.updates >= 1
+        assert learner.recent.heard == HEARD + 3
+        assert any(bool(part.any()) for part in learner.difference().values())
+        heard = 0 if expected is second else HEARD + 3
+        assert int(load(store.beside("memory", version)).count) == heard
+        assert DisagreementHead.restore(store.beside("disagreement", version)).learned == HEARD + 3
+        there = [f"{kind}-{version.id}.safetensors" for kind in LEARNED] + ["version.json"]
+        there += ["version.safetensors"] if expected is second else []
+        assert sorted(path.name for path in (tmp_path / left).iterdir()) == sorted(there)
 
 
 async def test_training_in_step_goes_over_to_a_version_before_it_is_served(
