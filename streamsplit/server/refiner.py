@@ -252,6 +252,7 @@ class RefinerProcess:
         self.log.scalars({f"refiner/{name}": value for name, value in figures.items()}, done)
         self.log.status("training", **self._told())
         if done % self.settings.checkpoint_steps == 0 or done == self.standing.round_end:
+            self.log.flush()
             self._save()
 
     def _announce(self, candidate: str) -> None:

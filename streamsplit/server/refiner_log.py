@@ -31,7 +31,8 @@ class RefinerLog:
         self._folder, self._now_unix_ms, self._clock = folder, now_unix_ms, clock
         self._status: dict[str, Any] = {"format_version": FORMAT_VERSION, "pid": os.getpid()}
         self._told_s = -LATEST_EVERY_S
-        self._board = _board(folder / "tensorboard")
+        self._board: Any = None
+        self._board_opened = False
 
     def status(self, state: str, **said: object) -> None:
         """Replaces status.json: at once where the state changes, else at most once a second."""
@@ -53,10 +54,17 @@ class RefinerLog:
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
 
     def scalars(self, figures: Mapping[str, float], step: int) -> None:
-        """TensorBoard, where it is installed."""
+        """TensorBoard, where it is installed: what a process that was killed told of the first such step and later ones is taken back."""
+        if not self._board_opened:
+            self._board, self._board_opened = _board(self._folder / "tensorboard", step), True
         if self._board is not None:
             for name, value in figures.items():
                 self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Scalars so far outlive a kill from here on; to be called before progress that goes on after them is kept."""
+        if self._board is not None:
+            self._board.flush()
 
     def close(self) -> None:
         """Ends TensorBoard's thread."""
@@ -86,10 +94,10 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     return said
 
 
-def _board(folder: Path) -> Any:
+def _board(folder: Path, first_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         logger.info("no TensorBoard scalars: tensorboard is not installed")
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=first_step)

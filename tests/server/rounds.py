@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from streamsplit.config import RefinerSettings
 from streamsplit.encoders.version import Version
@@ -27,3 +30,14 @@ def lines(settings: RefinerSettings) -> list[dict[str, Any]]:
 def more(settings: RefinerSettings, heard: Sequence[BufferedWindow], stream: str = "later") -> None:
     with FeatureReplay(settings.state_dir / REPLAY) as replay:
         replay.add([replace(one, stream=stream) for one in heard[:120]])
+
+
+def scalars(folder: Path) -> dict[str, list[int]]:
+    """Scalar -> the steps that TensorBoard draws it at, as read from a state folder."""
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="wants the extra `train`"
+    )
+    events = accumulator.EventAccumulator(
+        str(folder / "tensorboard"), size_guidance={accumulator.SCALARS: 0}
+    ).Reload()
+    return {name: [one.step for one in events.Scalars(name)] for name in events.Tags()["scalars"]}

@@ -21,7 +21,7 @@ from streamsplit.learning.replay import FeatureReplay
 from streamsplit.server.refiner import PROGRESS, REPLAY, run
 from streamsplit.server.refiner_log import read_status
 from streamsplit.server.refining import command
-from tests.server.rounds import lines, more, process
+from tests.server.rounds import lines, more, process, scalars
 
 
 def test_a_training_that_was_stopped_comes_to_the_same_candidate(
@@ -98,6 +98,11 @@ def test_a_refiner_that_is_killed_again_and_again_publishes_all_the_same(
     told = read_status(settings.state_dir)
     assert told is not None
     assert (told["state"], told["running"]) == ("stopped", False)
+    curves = scalars(settings.state_dir)
+    assert curves.keys() >= {
+        f"refiner/{name}" for name in ("total", "task", "spread", "smoothness", "gradient")
+    }
+    assert {name: steps for name, steps in curves.items() if steps != list(range(1, 31))} == {}
 
 
 def test_a_second_refiner_is_turned_away(settings: RefinerSettings, compact: Version, tmp_path: Path) -> None:
