@@ -45,15 +45,22 @@ def merge(
     The whole keeps its mean and second moment, whatever is merged. Memories of centred embeddings are moved to the common centre, which
     is exact but for the renormalisation.
 
+    A memory stands for the windows it has heard, but for no more than the outcome's horizon: older ones it has forgotten. So counts that
+    hold other devices' windows, too, as they do where a device goes on from a merged memory, cannot outgrow what is heard now.
+
     Args:
         memories: at least one, of one kind, dimension and centring, and of one encoder version. Not changed.
-        shares: how much each counts, 0 or more; unless told, by the windows it has heard (`shares_by_windows`).
+        shares: how much each counts, 0 or more; unless told, by the windows it stands for (`shares_by_windows`).
         settings: of the outcome; the first one's unless told.
+
+    Returns:
+        The whole; its count is the sum of what they stand for.
     """
     if not memories:
         raise ValueError("merge: expected at least one memory, got none")
     merged = DistributionMemory(settings or memories[0].settings)
-    counted = [float(memory.count) for memory in memories] if shares is None else list(shares)
+    stands_for = [min(int(memory.count), merged.settings.horizon_windows) for memory in memories]
+    counted = [float(count) for count in stands_for] if shares is None else list(shares)
     sorts = {(some.settings.kind, some.settings.dim, some.settings.centred) for some in (merged, *memories)}
     if len(sorts) > 1:
         raise ValueError(f"merge: expected memories of one kind, dimension and centring, got {sorted(sorts)}")
@@ -64,7 +71,7 @@ def merge(
     for name in ("centre", "radius", "correlation"):
         every = torch.stack([getattr(memory, name) for memory in memories])
         getattr(merged, name).copy_(torch.tensordot(part, every, dims=1))
-    merged.count.fill_(sum(int(memory.count) for memory in memories))
+    merged.count.fill_(sum(stands_for))
     merged.take(reduce(_together(memories, part, merged), merged.settings.components))
     merged.reservoir.take_shares([memory.reservoir for memory in memories], part.tolist())
     return merged

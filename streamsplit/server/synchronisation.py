@@ -182,7 +182,15 @@ class Synchronisation:
         self._publications.keep_memory(version, pack(merged, with_reservoir=False))
 
     def _merged(self, name: str, version: str, memory: DistributionMemory) -> DistributionMemory:
-        """All devices' memories of a version as one; those of versions that are served no more are forgotten."""
+        """All devices' memories of a version as one; those of versions that are served no more are forgotten.
+
+        A device that goes over to a version goes on from what comes down with it, counts included, and sends all of it up again. Where all
+        go over at once, as a rule, only the refiner's r windows are counted once per device. The n-th that goes over after the others have
+        sent, with a_n windows of its own, sends c_n = c_1 + ... + c_(n-1) + a_n, c_1 = r + a_1, which doubles from one to the next: what the
+        first ones heard is in there several times, and what they hear from then on would count for next to nothing, 0.5 % for the first of
+        eight (r = a = 1000). `merge` lets no memory count for more than its horizon, so it is 4 %, and an eighth once all have heard a
+        horizon (8,192 windows, two hours). Nothing of it reaches the next version, whose memory the refiner estimates anew.
+        """
         paths = sorted(self._folder.glob("*.memory"), key=lambda path: path.stat().st_mtime)
         others = []
         for place, path in enumerate(paths):

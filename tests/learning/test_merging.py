@@ -94,6 +94,19 @@ def test_a_device_that_has_just_begun_costs_the_others_little() -> None:
     assert together - alone < 1.5
 
 
+def test_a_memory_counts_for_no_more_windows_than_its_horizon() -> None:
+    """The count of one that went on from a merged memory holds others' windows as well."""
+    memories = [heard(stream(10, 300, seed=seed).z, centred=False) for seed in (1, 2, 3)]
+    horizon = memories[0].settings.horizon_windows
+    memories[0].count.fill_(2 * horizon)
+    memories[1].count.fill_(2**62)
+    memories[2].count.fill_(horizon // 2)
+    merged = merge(memories)
+    assert int(merged.count) == 5 * horizon // 2
+    for one, other in zip(moments(memories, [0.4, 0.4, 0.2]), moments([merged], [1.0]), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=20).filter(any))
 def test_no_share_is_above_a_half_where_two_have_heard_anything(counts: list[int]) -> None:
