@@ -39,9 +39,11 @@ def refine(
     """Refine the server's encoder from what devices send, in rounds; publish what is better, refuse what is not.
 
     `streamsplit server --refine` runs this by itself. Run it by hand to use another machine's accelerator on a shared folder, or to
-    watch it. It goes on where it was, whatever ended it.
+    watch it. It goes on where it was, whatever ended it. Several processes refine as one, each on a GPU of its own with `--compute cuda`:
+    `torchrun --nproc-per-node 2 -m streamsplit refine`.
     """
     from streamsplit.server import refiner
+    from streamsplit.server.refining_ranks import leads
 
     settings = _settings(config, state_dir, {"compute": compute}, settings_json)
     stop = threading.Event()
@@ -49,7 +51,7 @@ def refine(
         signal.signal(number, lambda *_: stop.set())
     if stop_with_parent:
         threading.Thread(target=_wait_for_end, args=(stop,), daemon=True).start()
-    if not settings_json:
+    if leads() and not settings_json:
         err.print(f"refining in {settings.refiner.state_dir}; stop with Ctrl-C", soft_wrap=True)
     refiner.run(settings, stop.is_set)
 

@@ -65,6 +65,15 @@ def average(tensors: Iterable[Tensor]) -> None:
     _give(flat / processes(), own)
 
 
+def all_say(fine: bool) -> bool:
+    """Whether every process says so: what one of them cannot do, none begins. The group must have a backend for the CPU."""
+    if processes() == 1:
+        return fine
+    said = torch.tensor(int(fine))
+    dist.all_reduce(said, dist.ReduceOp.MIN)
+    return bool(said)
+
+
 def _give(flat: Tensor, to: list[Tensor]) -> None:
     for part, one in zip(torch.split(flat, [each.numel() for each in to]), to, strict=True):
         one.copy_(part.view_as(one))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from streamsplit.encoders.calibrate import settle_norms
 from streamsplit.encoders.split import SplitEncoder
-from streamsplit.errors import ConfigError
+from streamsplit.errors import ConfigError, PayloadError
 from streamsplit.learning import across
 from streamsplit.learning.boundary_views import BoundaryViewSettings, boundary_view
 from streamsplit.learning.buffer import WINDOW, BufferedWindow, by_kind, places_in_time, unpacked
@@ -279,9 +279,7 @@ class Refiner:
         recent = lesson.recent[: len(lesson.recent) // every * every]
         own = recent[first::every] if self.settings.hybrid_windows else []
         self._set_modes()
-        activation = self._at_boundary(
-            [window for window, _ in pairs] + [partner for _, partner in pairs], own, self._generator(1)
-        )
+        activation = self._own_part(pairs, own)
         embedded = self.encoder.embeddings(
             activation.contiguous(memory_format=torch.channels_last), self.frozen
         )
@@ -316,6 +314,18 @@ class Refiner:
             task + weights.spread_weight * terms["spread"] + weights.smoothness_weight * terms["smoothness"]
         )
         return terms
+
+    def _own_part(self, pairs: Pairs, recent: Sequence[BufferedWindow]) -> Tensor:
+        """This process' windows at boundary `frozen`; a payload that does not decode is every process' error."""
+        problem, activation = PayloadError("another process' payload does not decode"), None
+        viewed = [window for window, _ in pairs] + [partner for _, partner in pairs]
+        try:
+            activation = self._at_boundary(viewed, recent, self._generator(1))
+        except PayloadError as error:
+            problem = error
+        if not across.all_say(activation is not None) or activation is None:
+            raise problem
+        return activation
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -33,15 +33,22 @@ from streamsplit.config import RefinerSettings, ServerSettings
 from streamsplit.encoders.registry import resolve
 from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError, StorageError
-from streamsplit.learning.hybrid import HybridSettings
 from streamsplit.learning.progress import load_progress, save_progress
-from streamsplit.learning.refine import Refiner, RefineSettings
+from streamsplit.learning.refine import Refiner
 from streamsplit.learning.replay import ReplayReader
 from streamsplit.server.inbox import Inbox
 from streamsplit.server.known_versions import KnownVersions
 from streamsplit.server.publications import Publications
 from streamsplit.server.refiner_log import RefinerLog
-from streamsplit.server.refining_round import Outcome, Round, frozen_blocks, gather, recent_windows
+from streamsplit.server.refining_ranks import follow, leading, leads, led, together, wait
+from streamsplit.server.refining_round import (
+    Outcome,
+    Round,
+    frozen_blocks,
+    gather,
+    recent_windows,
+    refiner_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -109,12 +116,6 @@ class RefinerProcess:
         self.log = RefinerLog(folder, now_unix_ms, clock)
         self.standing = Standing()
         self._progress_file = folder / PROGRESS
-        self._refine = RefineSettings(
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-            hybrid=HybridSettings(settings.spread_weight, settings.smoothness_weight),
-            seed=settings.seed,
-        )
         self._base = self.publications.load(self._newest())
         self._refiner = self._made(0)
         self._figures: dict[str, float] = {}
@@ -170,10 +171,7 @@ class RefinerProcess:
 
     def _made(self, frozen: int, done: int = 0) -> Refiner:
         """A refiner of what is served; steps are counted on."""
-        known = KnownVersions(self.publications, self._base, frozen)
-        return Refiner(
-            self._base.trainable(), self._refine, known.ranges, frozen, self.settings.compute, done
-        )
+        return refiner_of(self._base, self.publications, self.settings, frozen, done)
 
     def _start_again(self) -> None:
         """Trains from what is served; the round that was open is over."""
@@ -239,7 +237,8 @@ class RefinerProcess:
     def _go_on(self, reader: ReplayReader) -> bool:
         known = KnownVersions(self.publications, self._base, self._refiner.frozen)
         buffer = recent_windows(reader, known)
-        work = Round(self.standing.rounds, self.settings, self._refiner, known, reader, buffer)
+        step = led(self._refiner, self._base.id)
+        work = Round(self.standing.rounds, self.settings, self._refiner, step, known, reader, buffer)
         if not work.train(self.standing.round_end, self._stop, self._stepped):
             return self._stop() or self._waits("too few windows of a draw can be learned from")
         self.log.status("judging", **self._told())
@@ -312,19 +311,24 @@ class RefinerProcess:
 
 
 def run(settings: ServerSettings, stop: Callable[[], bool]) -> None:
-    """Refines the first encoder of these settings until told to stop.
+    """Refines the first encoder of these settings until told to stop; of several processes (`refining_ranks`) the first is told.
 
     Raises:
-        ConfigError: another refiner has the state folder.
+        ConfigError: another refiner has the state folder, or the settings do not suit so many processes.
         StreamSplitError: it cannot go on.
     """
     refiner = settings.refiner
     with contextlib.suppress(OSError):
         os.nice(refiner.nice)
     torch.set_num_threads(refiner.threads)
-    with _alone(refiner.state_dir):
-        weights = settings.weights[0] if settings.weights else None
-        RefinerProcess(refiner, resolve(settings.encoders[0], weights), stop).run()
+    with together(refiner):
+        if not leads():
+            follow(Publications(refiner.state_dir / PUBLISHED), refiner)
+            return
+        with leading(), _alone(refiner.state_dir):
+            weights = settings.weights[0] if settings.weights else None
+            first = resolve(settings.encoders[0], weights)
+            RefinerProcess(refiner, first, stop, sleep=wait).run()
 
 
 @contextlib.contextmanager

@@ -13,11 +13,13 @@ import torch
 from streamsplit.config import RefinerSettings
 from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError, PayloadError, StorageError
+from streamsplit.learning import across
 from streamsplit.learning.averaging import DeviceDifference, Merged, merge_differences
 from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer
+from streamsplit.learning.hybrid import HybridSettings
 from streamsplit.learning.lessons import draw_judged, draw_lesson, held_out
 from streamsplit.learning.memory_file import pack as pack_memory
-from streamsplit.learning.refine import Refiner
+from streamsplit.learning.refine import Lesson, Refiner, RefineSettings
 from streamsplit.learning.replay import ReplayReader
 from streamsplit.server.candidates import Candidate, make_candidate, remembered, said
 from streamsplit.server.inbox import Inbox
@@ -74,6 +76,7 @@ class Round:
         number: which, from 0; decides what is drawn to judge.
         settings: of the refiner.
         refiner: that learns.
+        step: takes a step of it, in every process (`refining_ranks.led`).
         known: which windows it can learn from, relative to its base.
         reader: the replay.
         buffer: the devices' last windows.
@@ -82,6 +85,7 @@ class Round:
     number: int
     settings: RefinerSettings
     refiner: Refiner
+    step: Callable[[Lesson], dict[str, float]]
     known: KnownVersions
     reader: ReplayReader
     buffer: TemporalBuffer
@@ -95,14 +99,15 @@ class Round:
             told: called after every step with its losses.
         """
         refiner = self.refiner
+        least = max(min(refiner.settings.batch, FEWEST_PAIRS), 2 * across.processes())
         while refiner.done < to_step:
             if stop():
                 return False
             lesson = draw_lesson(self.reader, self.buffer, refiner.settings, refiner.done, self.known.usable)
-            if len(lesson.pairs) < min(refiner.settings.batch, FEWEST_PAIRS):
+            if len(lesson.pairs) < least:
                 return False
             try:
-                told(refiner.step(lesson))
+                told(self.step(lesson))
             except PayloadError as error:  # another step draws other windows
                 logger.warning("step %d is left out: %s", refiner.done, error)
                 refiner.done += 1
@@ -159,6 +164,28 @@ class Round:
         chance = torch.Generator().manual_seed(self.number)
         found = self.reader.sample(2 * CALM, chance)
         return [one for one in found if self.known.usable(one) and not held_out(one)][:CALM]
+
+
+def refiner_of(
+    base: Version, publications: Publications, settings: RefinerSettings, frozen: int, done: int = 0
+) -> Refiner:
+    """A refiner of what is served.
+
+    Args:
+        base: what is served.
+        publications: where versions are.
+        settings: of the refiner.
+        frozen: how many blocks do not move.
+        done: steps before, counted on.
+    """
+    refine = RefineSettings(
+        batch=settings.batch,
+        learning_rate=settings.learning_rate,
+        hybrid=HybridSettings(settings.spread_weight, settings.smoothness_weight),
+        seed=settings.seed,
+    )
+    known = KnownVersions(publications, base, frozen)
+    return Refiner(base.trainable(), refine, known.ranges, frozen, settings.compute, done)
 
 
 def frozen_blocks(

@@ -282,8 +282,10 @@ import json, sys
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from dataclasses import replace
 from pathlib import Path
 from streamsplit.encoders.checkpoint import load
+from streamsplit.errors import PayloadError
 from streamsplit.learning.losses import info_nce
 from streamsplit.learning import across
 from streamsplit.learning.buffer import TemporalBuffer
@@ -317,8 +319,16 @@ whole, matrix.grad = matrix.grad, None
 loss(*(each[across.rank() :: across.processes()] for each in points), across.gathered).backward()
 across.sum_gradients([matrix])
 weights = torch.cat([parameter.detach().flatten() for parameter in refiner.encoder.parameters()])
+# A payload that only the second process would unpack.
+lesson = draw_lesson(reader, buffer, settings, steps)
+anchor, partner = lesson.pairs[1]
+try:
+    refiner.step(replace(lesson, pairs=[lesson.pairs[0], (replace(anchor, payload=b"?"), partner), *lesson.pairs[2:]]))
+    problem = ""
+except PayloadError as error:
+    problem = str(error)
 told = {"losses": [one["total"] for one in losses], "weights": weights.double().sum().item(), "n": across.processes(),
-        "apart": float((matrix.grad - whole).abs().max())}
+        "apart": float((matrix.grad - whole).abs().max()), "problem": problem}
 (folder / f"told{len(sys.argv)}.{across.rank()}.json").write_text(json.dumps(told))
 if dist.is_initialized():
     dist.destroy_process_group()
@@ -351,6 +361,8 @@ def test_two_processes_learn_as_one_does(
     first, second = (json.loads((tmp_path / f"told4.{rank}.json").read_text()) for rank in range(2))
     assert (alone["n"], first["n"]) == (1, 2)
     assert first["apart"] < 1e-6
+    assert first["problem"] == "another process' payload does not decode"
+    assert second["problem"] == alone["problem"]
     assert first["losses"] == second["losses"]
     assert first["weights"] == second["weights"]
     # Another draw of views and batch norms of half the windows: the same curve within a step's noise.

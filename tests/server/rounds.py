@@ -34,10 +34,17 @@ def more(settings: RefinerSettings, heard: Sequence[BufferedWindow], stream: str
 
 def scalars(folder: Path) -> dict[str, list[int]]:
     """Scalar -> the steps that TensorBoard draws it at, as read from a state folder."""
+    return {name: [step for step, _ in curve] for name, curve in curves(folder).items()}
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Scalar -> (step, value) as TensorBoard draws it, as read from a state folder."""
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="wants the extra `train`"
     )
     events = accumulator.EventAccumulator(
         str(folder / "tensorboard"), size_guidance={accumulator.SCALARS: 0}
     ).Reload()
-    return {name: [one.step for one in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    return {
+        name: [(one.step, one.value) for one in events.Scalars(name)] for name in events.Tags()["scalars"]
+    }
