@@ -362,7 +362,7 @@ def test_two_processes_learn_as_one_does(
     assert (alone["n"], first["n"]) == (1, 2)
     assert first["apart"] < 1e-6
     assert first["problem"] == "another process' payload does not decode"
-    assert second["problem"] == alone["problem"]
+    assert all("got 1 that are neither" in one["problem"] for one in (alone, second))
     assert first["losses"] == second["losses"]
     assert first["weights"] == second["weights"]
     # Another draw of views and batch norms of half the windows: the same curve within a step's noise.
