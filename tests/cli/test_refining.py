@@ -111,11 +111,14 @@ def test_versions_lists_what_was_published_and_as_what_it_is_served(
     published: tuple[Path, list[str]],
 ) -> None:
     folder, (first, second) = published
-    shown = [
-        [cell.strip() for cell in line.split("│")[1:-1]]
-        for line in said("versions", "--state-dir", folder).splitlines()
-        if line.startswith("│")
-    ]
+    shown: list[list[str]] = []
+    for line in said("versions", "--state-dir", folder).splitlines():
+        if line.startswith("│"):
+            cells = [cell.strip() for cell in line.split("│")[1:-1]]
+            if cells[0]:
+                shown.append(cells)
+            else:  # folded
+                shown[-1] = [first + more for first, more in zip(shown[-1], cells, strict=True)]
     assert [(row[0], row[1], row[3], row[5]) for row in shown] == [
         ("0", first, "start", "N-1"),
         ("1", second, "refiner", "N"),
