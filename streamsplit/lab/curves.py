@@ -13,13 +13,13 @@ from streamsplit.lab.plots import figure_class
 
 DPI = 100
 SMOOTHED = 0.05
-"""Of the steps that were drawn: what the dark line's running mean looks back on."""
+"""Of the steps that were drawn: what the bright line is a running mean of."""
 
 Curve = tuple[Sequence[int], Sequence[float]]
 
 
 def curves_png(curves: Mapping[str, Curve], path: Path, title: str) -> None:
-    """A panel per curve: every step faintly, the mean of the steps just before dark.
+    """A panel per curve: every step faintly, the mean of the steps around it brightly.
 
     Args:
         curves: name -> (steps, ascending; values), as many of the one as of the other.
@@ -51,9 +51,9 @@ def curves_png(curves: Mapping[str, Curve], path: Path, title: str) -> None:
 
 
 def _smoothed(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> list[float]:
-    """The mean of each value and those just before it, `SMOOTHED` of all at most."""
-    many = max(1, round(SMOOTHED * len(values)))
+    """The mean of each value and those around it, `SMOOTHED` of all; of fewer at the ends."""
+    half = round(SMOOTHED * len(values) / 2)
     total = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    begins = np.maximum(0, ends - many)
+    place = np.arange(len(values))
+    begins, ends = np.maximum(0, place - half), np.minimum(len(values), place + half + 1)
     return list((total[ends] - total[begins]) / (ends - begins))

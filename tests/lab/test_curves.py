@@ -27,11 +27,12 @@ def test_a_panel_per_curve_is_drawn_and_falls_where_the_loss_falls(tmp_path: Pat
     assert slopes[1] < -0.2
 
 
-def test_the_dark_line_is_a_mean_of_what_came_before() -> None:
-    values = np.arange(100, dtype=np.float64)
+def test_the_bright_line_is_the_mean_of_the_steps_around() -> None:
+    values = np.arange(100, dtype=np.float64) ** 2
     smooth = _smoothed(values)
-    assert smooth[:2] == [0.0, 0.5]
-    assert smooth[50] == pytest.approx(values[46:51].mean())
+    assert smooth[0] == pytest.approx(values[:3].mean())
+    assert smooth[50] == pytest.approx(values[48:53].mean())
+    assert smooth[99] == pytest.approx(values[97:].mean())
     assert _smoothed(np.array([2.0])) == [2.0]
 
 
