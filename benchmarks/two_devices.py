@@ -161,7 +161,8 @@ def lived(
         if verdict.publish:
             serving = candidate
             for device in devices:
-                device.learner.rebase(serving, sent[device.name])
+                device.learner.sent = sent[device.name]
+                device.learner.rebase(serving)
     return {
         "judged": judged(serving.trainable(), pool, sounds.clips),
         "published": sum(bool(one["published"]) for one in rounds),

@@ -102,7 +102,6 @@ class Learner:
         self._saving: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._sending: tuple[str, dict[str, Tensor]] | None = None  # a difference, with its base
-        self._sent: tuple[str, dict[str, Tensor]] | None = None  # the last one that the server has taken
         self._heard: list[HeardWindow] = []
         self._windows = 0
         self._since_difference = 0
@@ -290,8 +289,8 @@ class Learner:
 
     def _given(self, thing: Thing, problem: str) -> None:
         if thing is Thing.DIFFERENCE:
-            if not problem:
-                self._sent = self._sending
+            if self._trainer and self._sending and self._sending[0] == self._version.id and not problem:
+                self._trainer.gave(self._sending[1])
             self._sending = None
         on_the_way = self._coming or self._building or self.synchroniser.fetching
         if thing is Thing.MEMORY and not problem and not on_the_way:
@@ -313,23 +312,22 @@ class Learner:
         if version is None:
             return None
         self._coming, self._heard = None, []
-        sent = self._sent[1] if self._sent and self._sent[0] == self._version.id else None
-        self._sent = self._sending = None
+        self._sending = None
         self._version = version
         self.synchroniser.withdraw(Thing.DIFFERENCE)  # of what was; the trainer still has it
         self._insight.changed_version()
         self.memory = self.world or DistributionMemory(MemorySettings(dim=version.encoder.embedding_dim))
         self.swaps += 1
-        self._keeping = asyncio.create_task(self._keep(version, sent), name="keep-version")
+        self._keeping = asyncio.create_task(self._keep(version), name="keep-version")
         await asyncio.shield(self._keeping)
         return version
 
-    async def _keep(self, version: Version, sent: dict[str, Tensor] | None) -> None:
+    async def _keep(self, version: Version) -> None:
         """Last of all the version: whatever a kill leaves, what was learned with the version that is there is there, too."""
         await self._save_memory()
         try:
             if self._trainer:
-                await asyncio.to_thread(self._trainer.go_over, version, sent)
+                await asyncio.to_thread(self._trainer.go_over, version)
             await asyncio.to_thread(self._store.keep, version)
         except (StreamSplitError, ValueError, RuntimeError) as error:
             logger.warning("after a restart the device begins with an older version: %s", error)

@@ -113,7 +113,11 @@ class Trainer:
             self._refuse_errands()
         return answer
 
-    def go_over(self, version: Version, sent: Mapping[str, Tensor] | None) -> None:
+    def gave(self, difference: Mapping[str, Tensor]) -> None:
+        """The server has taken a difference: counted, and saved at once, so that it is merged no second time after a kill."""
+        self.ask(lambda learner: self._give(difference))
+
+    def go_over(self, version: Version) -> None:
         """Rebases, and saves what comes of that as the version's; see `EdgeLearner.rebase`.
 
         Waits for the piece of work at hand, and for the disk. In step with the stream: between two turns.
@@ -123,7 +127,7 @@ class Trainer:
             StorageError: the disk has no room for it.
             RuntimeError: training has ended.
         """
-        answer = self.ask(lambda learner: self._rebase(version, sent))
+        answer = self.ask(lambda learner: self._rebase(version))
         if self._thread is None:
             self._run_errands()
         answer.result()
@@ -181,8 +185,12 @@ class Trainer:
                 return
             answer.set_exception(RuntimeError("training has ended"))
 
-    def _rebase(self, version: Version, sent: Mapping[str, Tensor] | None) -> None:
-        self._learner.rebase(version, sent)
+    def _give(self, difference: Mapping[str, Tensor]) -> None:
+        self._learner.sent = dict(difference)
+        self._save()
+
+    def _rebase(self, version: Version) -> None:
+        self._learner.rebase(version)
         self._write()
 
     def _go_on(self) -> None:

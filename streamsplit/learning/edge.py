@@ -68,6 +68,7 @@ class EdgeLearner:
         counters: what it has seen and done.
         inbox: heard and not yet taken in.
         held: of the optimiser step at hand, what its forward-only pieces have made.
+        sent: the difference that the server has taken, as `difference` returned it; empty if it has none from this version.
     """
 
     def __init__(self, version: Version, settings: EdgeSettings | None = None) -> None:
@@ -83,6 +84,7 @@ class EdgeLearner:
         self.optimiser = self._new_optimiser()
         self.inbox: deque[tuple[Codes, float]] = deque()
         self.held: dict[str, Tensor] = {}
+        self.sent: dict[str, Tensor] = {}
 
     @property
     def version(self) -> Version:
@@ -289,22 +291,22 @@ class EdgeLearner:
             self.shadow.settle(self.recent.mel(some) for some in torch.split(ages, _SETTLED_WITH))
         return self.shadow.difference()
 
-    def rebase(self, version: Version, sent: Mapping[str, Tensor] | None = None) -> None:
-        """Goes on from a newly served version: its weights, plus what was learned here and not sent.
+    def rebase(self, version: Version) -> None:
+        """Goes on from a newly served version: its weights, plus what was learned here and not `sent`.
 
         The optimiser keeps its second moments, which know the gradients' size; its direction is forgotten, and the warm-up comes
         again. An optimiser step half done is thrown away; a stream's memory is of other weights and begins anew.
 
         Args:
             version: of the same encoder. With another front end, the windows stored are forgotten.
-            sent: the difference that was uploaded and is in the version, as `difference` returned it; None if none was.
 
         Raises:
             ConfigError: another encoder.
         """
         front_end = self.version.front_end
         known = moments(self)
-        self.shadow.rebase(version, sent)
+        self.shadow.rebase(version, self.sent)
+        self.sent = {}
         self.optimiser = self._new_optimiser()
         for key, value in known.items():
             if key.endswith("/exp_avg"):
@@ -337,7 +339,7 @@ class EdgeLearner:
         """What `held_bytes` never exceeds, however long the stream."""
         settings, paths = self.settings, len(self.shadow.encoder.paths)
         weights = sum(tensor.nbytes for tensor in self.shadow.tensors().values())
-        copies = 4 + (self.slow is not None)  # weights, gradients, two moments
+        copies = 5 + (self.slow is not None)  # weights, gradients, two moments, what was sent
         counts = 4 * len(self.shadow.parameters()) + 1024
         windows = self.recent.nbytes + settings.queue_windows * (self.recent.codes[0].nbytes + 8)
         rows = 2 * settings.batch * self._listen_pieces * paths

@@ -1,7 +1,7 @@
 """A learner that a kill cannot undo: everything it holds, in one training file (`progress`), to the same bits.
 
 Progress.pool is the id of the served version it learns from. "more/" holds counters, recent/..., gradient/NAME of the optimiser step at
-hand, held/NAME and drawn/NAME of its forward-only part, memory/NAME, slow/NAME and inbox/....
+hand, held/NAME and drawn/NAME of its forward-only part, sent/NAME, memory/NAME, slow/NAME and inbox/....
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def progress_of(learner: EdgeLearner) -> Progress:
     shadow = learner.shadow
     more = {f"held/{name}": tensor for name, tensor in learner.held.items()}
     more |= {f"drawn/{name}": tensor for name, tensor in learner.pairs.drawn.items()}
+    more |= {f"sent/{name}": tensor for name, tensor in learner.sent.items()}
     more["counters"] = torch.tensor([getattr(learner.counters, name) for name in _COUNTERS])
     more["recent/heard"] = torch.tensor(learner.recent.heard)
     more["recent/codes"] = learner.recent.codes
@@ -82,6 +83,7 @@ def take(learner: EdgeLearner, saved: Progress) -> None:
         for name, tensor in part(saved.more, "slow").items():
             own[name].copy_(tensor)
     learner.held, learner.pairs.drawn = part(saved.more, "held"), part(saved.more, "drawn")
+    learner.sent = part(saved.more, "sent")
     learner.recent.codes.copy_(saved.more["recent/codes"])
     learner.recent.start_s.copy_(saved.more["recent/start_s"])
     learner.recent.heard = int(saved.more["recent/heard"])

@@ -102,7 +102,7 @@ class Shadow:
             if not name.endswith(COUNTER)
         }
 
-    def rebase(self, version: Version, sent: Mapping[str, Tensor] | None) -> None:
+    def rebase(self, version: Version, sent: Mapping[str, Tensor]) -> None:
         """Goes on from a newly served version: its weights, plus what was learned here and not sent.
 
         Batch norms take the new version's statistics as they are: they belong to its weights, and follow ours within some fifty batches.
@@ -116,7 +116,7 @@ class Shadow:
                 f" got {version.id} {version.encoder.options}"
             )
         kept = self.difference()
-        for name, part in (sent or {}).items():
+        for name, part in sent.items():
             if name not in kept or kept[name].shape != part.shape:
                 raise ConfigError(f"rebase: {name}: sent, but not a tensor that is trained here")
             kept[name] -= part

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from streamsplit.audio.window import Window
-from streamsplit.client.learner import Learner
+from streamsplit.client.learner import TOGETHER, Learner
 from streamsplit.client.telemetry import MachineReading
 from streamsplit.client.trainer import Trainer
 from streamsplit.client.version_store import LEARNED, VersionStore
@@ -26,6 +26,7 @@ from streamsplit.learning.edge import EdgeLearner
 from streamsplit.learning.edge_settings import EdgeSettings
 from streamsplit.learning.memory_file import load
 from streamsplit.learning.uncertainty import DisagreementHead
+from streamsplit.wire.messages import Piece, Taken
 from tests.client.test_learner import moved
 from tests.client.test_learner_exchange import answer, fetched, newest, wanted
 
@@ -37,9 +38,17 @@ def idle() -> MachineReading:
     return MachineReading(0.0, 0.0, None, None, None, True, 0.0, 0)
 
 
-def learner_of(folder: Path, own: Version, pieces_per_window: float | None) -> Learner:
+def learner_of(
+    folder: Path, own: Version, pieces_per_window: float | None, difference_windows: int = 0
+) -> Learner:
     """As after a start: with the version that is kept, and what was learned with it."""
-    settings = LearnerSettings(sync="always", mode="train", pieces_per_window=pieces_per_window)
+    settings = LearnerSettings(
+        sync="always",
+        mode="train",
+        pieces_per_window=pieces_per_window,
+        memory_windows=0,
+        difference_windows=difference_windows,
+    )
     return Learner(settings, "pi", VersionStore(folder).begin(own), folder, idle, idle)
 
 
@@ -162,6 +171,32 @@ async def test_training_in_step_goes_over_to_a_version_before_it_is_served(
     assert torch.equal(after.recent.codes, before.recent.codes)
     for name, parameter in after.shadow.parameters().items():
         assert torch.equal(parameter, second.state[name] + difference[name]), name
+
+
+async def test_what_the_server_has_taken_is_not_learned_twice_after_a_kill(
+    compact: Version, folder: Path
+) -> None:
+    learner = learner_of(folder, compact, 1e-9, difference_windows=TOGETHER)
+    learner.synchroniser.heard(newest(compact))
+    for number in range(TOGETHER):
+        learner.embedded(number, np.eye(128, dtype=np.float32)[number], compact.id, None, own=True)
+    await learner.turn()
+    while (piece := learner.synchroniser.next()) is None:
+        await asyncio.sleep(0.01)
+    while piece is not None:
+        assert isinstance(piece, Piece)
+        learner.synchroniser.heard(Taken(piece.thing, piece.offset + len(piece.data), ""))
+        piece = learner.synchroniser.next()
+    await learner.turn()  # and no more: it is killed here
+    second, message = moved(compact, 1e-3)
+    _, before = gone_on(folder, compact)
+    assert before.sent
+    assert before.counters.updates == 1
+    await swap(folder, compact, second, message, step=1.0)
+    _, after = gone_on(folder, compact)
+    assert not after.sent
+    for name, parameter in after.shadow.parameters().items():
+        assert torch.allclose(parameter, second.state[name], atol=1e-6), name
 
 
 async def test_a_version_is_not_kept_while_training_cannot_go_over_to_it(

@@ -74,5 +74,5 @@ async def test_an_errand_that_ends_training_is_answered(compact: Version, tmp_pa
         with pytest.raises(RuntimeError, match="training has ended"):
             await asyncio.wait_for(asyncio.wrap_future(answered), 30.0)
     with pytest.raises(RuntimeError, match="training has ended"):
-        trainer.go_over(compact, None)
+        trainer.go_over(compact)
     trainer.stop()

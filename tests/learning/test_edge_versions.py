@@ -40,7 +40,9 @@ def test_the_difference_brings_the_served_weights_to_the_shadow(compact: Version
         assert torch.allclose(compact.state[name] + part, shadow[name], atol=1e-6)
 
 
-def test_a_rebase_keeps_what_was_learned_since_the_difference_was_sent(compact: Version) -> None:
+def test_a_rebase_keeps_what_was_learned_since_the_difference_was_sent(
+    compact: Version, tmp_path: Path
+) -> None:
     learner = EdgeLearner(compact, SMALL)
     hear(learner, 0, 16)
     until_updates(learner, 2)
@@ -48,7 +50,12 @@ def test_a_rebase_keeps_what_was_learned_since_the_difference_was_sent(compact: 
     until_updates(learner, 4)
     since = {name: part - sent[name] for name, part in learner.shadow.difference().items()}
     fresh = published(learner, 0.5)
-    learner.rebase(fresh, sent)
+    learner.sent = sent
+    learner.save(tmp_path / "saved")
+    learner = EdgeLearner(compact, SMALL)
+    learner.restore(tmp_path / "saved")
+    learner.rebase(fresh)
+    assert not learner.sent
     assert learner.version is fresh
     bias = "blocks.3.project.bias"
     assert torch.allclose(learner.shadow.tensors()[bias], fresh.state[bias] + since[bias], atol=1e-6)
@@ -91,5 +98,6 @@ def test_another_encoder_or_a_foreign_difference_is_refused(compact: Version) ->
     learner = EdgeLearner(compact, SMALL)
     with pytest.raises(ConfigError, match="rebase: expected a version of compact"):
         learner.rebase(mobile(compact))
+    learner.sent = {"dense.0": torch.zeros(1)}
     with pytest.raises(ConfigError, match=r"rebase: dense.0: sent, but not a tensor"):
-        learner.rebase(compact, {"dense.0": torch.zeros(1)})
+        learner.rebase(compact)
