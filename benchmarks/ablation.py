@@ -68,6 +68,7 @@ class System:
         order: of the stream.
         kept_share: of what is stored, for a sample of all that was heard (`KeptWindows`).
         refined: whether a server refines the encoder meanwhile, over the wire, the device told no more than objective and batch.
+        slow: whether partners, and the memory, are of a slow copy of the encoder (`ObjectiveSettings.momentum`).
     """
 
     objective: str
@@ -75,17 +76,21 @@ class System:
     order: str = "shuffled"
     kept_share: float = 0.0
     refined: bool = False
+    slow: bool = False
 
     @property
     def name(self) -> str:
-        """OBJECTIVE-BATCH-ORDER; with "+kept" and "+refiner" after the objective."""
-        more = ("+kept" if self.kept_share else "") + ("+refiner" if self.refined else "")
+        """OBJECTIVE-BATCH-ORDER; with "+kept", "+slow" and "+refiner" after the objective."""
+        said = ("+kept", self.kept_share), ("+slow", self.slow), ("+refiner", self.refined)
+        more = "".join(word for word, holds in said if holds)
         return f"{self.objective}{more}-{self.batch}-{self.order}"
 
 
 ORDERS = "shuffled", "sorted", "composed", BLOCKED
 KEPT = 0.5
 """As shipped."""
+MOMENTUM = 0.9
+"""Of slow copies: 12,000 pairs are 94 optimiser steps."""
 PLAN: tuple[System, ...] = (
     System(LARGE, STEP_PAIRS),
     *(System("reservoir", 8, order, KEPT) for order in ORDERS),
@@ -110,6 +115,7 @@ PLAN: tuple[System, ...] = (
         for name in names
     ),
     *(System("expected", batch, order, KEPT) for order in ORDERS[:3] for batch in (2, 1)),
+    *(System(name, 8, order, KEPT, slow=True) for order in ORDERS[:2] for name in ("expected", "reservoir")),
     *(
         System(name, batch, order, KEPT * OBJECTIVES[name].stores, refined=True)
         for order in ORDERS[:3]
@@ -126,7 +132,7 @@ def settings_of(system: System, pairs: int, seed: int) -> EdgeSettings:
     accumulated, rate, spread = TRANSPORT if alone else (STEP_PAIRS, 2e-3, 0.3)
     steps = max(2, pairs // accumulated)
     return EdgeSettings(
-        ObjectiveSettings(system.objective, spread_weight=spread),
+        ObjectiveSettings(system.objective, spread_weight=spread, momentum=MOMENTUM if system.slow else 0.0),
         batch=system.batch,
         accumulate=accumulated // system.batch,
         kept_share=system.kept_share,
