@@ -106,9 +106,11 @@ class VmfMixture:
 
     def log_joint(self, points: Tensor) -> Tensor:
         """log of weight times density: [B, D] to [B, K] nats."""
-        kappa = self.concentrations
-        constant = log_vmf_normaliser(kappa, points.shape[1]) + torch.log(self.weights.clamp(min=_NO_WEIGHT))
-        return (points @ F.normalize(self.means, dim=1).T) * kappa + constant
+        length, dim = torch.linalg.vector_norm(self.means, dim=1), points.shape[1]
+        kappa = vmf_concentration(length, dim)
+        constant = log_vmf_normaliser(kappa, dim) + torch.log(self.weights.clamp(min=_NO_WEIGHT))
+        along: Tensor = (points @ self.means.T) * (kappa / length.clamp(min=1e-12))
+        return along + constant
 
     def projected(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of every component along directions [M, D]: [K, M] twice.

@@ -59,17 +59,30 @@ def log_vmf_normaliser(concentration: Tensor, dim: int) -> Tensor:
         concentration: kappa, at least 0, any shape.
         dim: D, at least 8.
     """
+    order, powers, coefficients = _debye(dim)
+    root = torch.hypot(concentration.double(), order)
+    series = torch.log1p((order / root).unsqueeze(-1).pow(powers) @ coefficients)
+    slow = order * torch.log(order + root) + torch.log(root) / 2
+    constant = math.log(2 * math.pi) * (1 - dim) / 2
+    return (slow - root - series + constant).to(concentration.dtype)
+
+
+@lru_cache(maxsize=8)
+def _debye(dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The order v; powers of t and their factors in the terms u_1(t) / v + u_2(t) / v^2 + u_3(t) / v^3 as one polynomial: [8] twice."""
     order = dim / 2 - 1
-    kappa = concentration.double()
-    root = torch.sqrt(order**2 + kappa**2)
-    t = order / root
-    s, u = t.square(), t / order
-    first = (3 - 5 * s) / 24
-    second = (81 - s * (462 - 385 * s)) / 1152
-    third = (30375 - s * (369603 - s * (765765 - 425425 * s))) / 414720
-    series = torch.log1p(u * (first + u * (second + u * third)))
-    bessel = root - order * torch.log(order + root) - torch.log(2 * math.pi * root) / 2 + series
-    return (-(dim / 2) * math.log(2 * math.pi) - bessel).to(concentration.dtype)
+    terms = {1: {1: 3, 3: -5}, 2: {2: 81, 4: -462, 6: 385}, 3: {3: 30375, 5: -369603, 7: 765765, 9: -425425}}
+    over = {1: 24, 2: 1152, 3: 414720}
+    factors: dict[int, float] = {}
+    for number, polynomial in terms.items():
+        for power, factor in polynomial.items():
+            factors[power] = factors.get(power, 0.0) + factor / over[number] / order**number
+    powers = sorted(factors)
+    return (
+        torch.tensor(order, dtype=torch.float64),
+        torch.tensor(powers, dtype=torch.float64),
+        torch.tensor([factors[power] for power in powers], dtype=torch.float64),
+    )
 
 
 def vmf_concentration(resultant: Tensor, dim: int) -> Tensor:
