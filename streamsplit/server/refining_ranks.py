@@ -9,14 +9,14 @@ Gradients are summed, norms' statistics averaged (`learning.across`); a batch no
 that tells a curve of two processes from a curve of one, beside the draw of views.
 
 Without torchrun there is nothing of this. Processes that compute on the CPU talk by gloo, on CUDA by NCCL, a GPU for each. When one
-dies, torchrun ends the others, and the same command goes on from the progress. What is told is plain types and tensors: reading it
-executes nothing.
+dies, torchrun ends the others, and the same command goes on from the progress. What is told is a safetensors file, JSON among its tensors:
+reading it executes nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +24,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load, save
+from torch import Tensor
 
 from streamsplit.config import RefinerSettings
 from streamsplit.errors import ConfigError, PayloadError, StreamSplitError
 from streamsplit.learning import across
 from streamsplit.learning.buffer import BufferedWindow
+from streamsplit.learning.edge_file import part
 from streamsplit.learning.progress import Progress
 from streamsplit.learning.refine import Lesson, Refiner
 from streamsplit.server.publications import Publications
@@ -36,6 +39,9 @@ from streamsplit.server.refining_round import refiner_of
 from streamsplit.wire.codec import Codec
 
 Step = Callable[[Lesson], dict[str, float]]
+
+PARTS = ("weights", "optimiser", "more")
+"""Of a `Progress`: its tensors."""
 
 
 def leads() -> bool:
@@ -95,11 +101,11 @@ def led(refiner: Refiner, base: str) -> Step:
     if across.processes() == 1:
         return refiner.step
     at = refiner.progress(base)
-    state = {name: getattr(at, name) for name in ("weights", "optimiser", "more")}
-    _tell({"do": "start", "step": at.step, "settings": at.settings, "pool": base, "tensors": state})
+    state = {f"{kind}/{name}": tensor for kind in PARTS for name, tensor in getattr(at, kind).items()}
+    _tell({"do": "start", "step": at.step, "settings": at.settings, "pool": base}, state)
 
     def step(lesson: Lesson) -> dict[str, float]:
-        _tell({"do": "step", **_told(lesson)})
+        _tell(*_told(lesson))
         return refiner.step(lesson)
 
     return step
@@ -124,14 +130,16 @@ def follow(publications: Publications, settings: RefinerSettings) -> None:
         StorageError: what rank 0 began from cannot be read.
     """
     refiner: Refiner | None = None
-    while (said := _hear())["do"] != "stop":
+    while (heard := _hear())[0]["do"] != "stop":
+        said, tensors = heard
         if said["do"] == "start":
             base = publications.load(said["pool"])
             refiner = refiner_of(base, publications, settings, said["settings"]["frozen"])
-            refiner.resume(Progress(said["step"], said["settings"], base.id, losses={}, **said["tensors"]))
+            state = {name: part(tensors, name) for name in PARTS}
+            refiner.resume(Progress(said["step"], said["settings"], base.id, losses={}, **state))
         elif said["do"] == "step" and refiner is not None:
             try:
-                refiner.step(_lesson(said))
+                refiner.step(_lesson(said, tensors))
             except PayloadError:  # raised in every rank: rank 0 says so, and leaves the step out, too
                 refiner.done += 1
 
@@ -143,41 +151,49 @@ def _several() -> bool:
 # What is told.
 
 
-def _told(lesson: Lesson) -> dict[str, Any]:
+def _told(lesson: Lesson) -> tuple[dict[str, Any], dict[str, Tensor]]:
     windows = [*(window for pair in lesson.pairs for window in pair), *lesson.recent]
-    return {
-        "pairs": len(lesson.pairs),
-        "windows": [
-            (*one.key, one.start_s, one.version, one.split, str(one.codec), one.payload) for one in windows
-        ],
-    }
+    keys = [[*one.key, one.start_s, one.version, one.split, str(one.codec)] for one in windows]
+    payloads = {str(place): _bytes(one.payload) for place, one in enumerate(windows)}
+    return {"do": "step", "pairs": len(lesson.pairs), "windows": keys}, payloads
 
 
-def _lesson(said: dict[str, Any]) -> Lesson:
+def _lesson(said: dict[str, Any], payloads: dict[str, Tensor]) -> Lesson:
     windows = [
-        BufferedWindow(device, stream, sequence, start_s, version, split, Codec(codec), payload)
-        for device, stream, sequence, start_s, version, split, codec, payload in said["windows"]
+        BufferedWindow(
+            device,
+            stream,
+            sequence,
+            start_s,
+            version,
+            split,
+            Codec(codec),
+            payloads[str(place)].numpy().tobytes(),
+        )
+        for place, (device, stream, sequence, start_s, version, split, codec) in enumerate(said["windows"])
     ]
     viewed = 2 * said["pairs"]
     return Lesson(list(zip(windows[:viewed:2], windows[1:viewed:2], strict=True)), windows[viewed:])
 
 
-def _tell(said: dict[str, Any]) -> None:
+def _tell(said: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
     if across.processes() == 1:
         return
-    written = io.BytesIO()
-    torch.save(said, written)
-    content = torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in (tensors or {}).items()}
+    content = _bytes(save({"said": _bytes(json.dumps(said).encode()), **plain}))
     dist.broadcast(torch.tensor(len(content)), 0)
     dist.broadcast(content, 0)
 
 
-def _hear() -> dict[str, Any]:
+def _hear() -> tuple[dict[str, Any], dict[str, Tensor]]:
     size = torch.tensor(0)
     dist.broadcast(size, 0)
     content = torch.empty(int(size), dtype=torch.uint8)
     dist.broadcast(content, 0)
-    said: dict[str, Any] = torch.load(
-        io.BytesIO(content.numpy().tobytes()), map_location="cpu", weights_only=True
-    )
-    return said
+    tensors = load(content.numpy().tobytes())
+    said: dict[str, Any] = json.loads(tensors.pop("said").numpy().tobytes())
+    return said, tensors
+
+
+def _bytes(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
