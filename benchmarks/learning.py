@@ -89,13 +89,14 @@ class Learned:
 System = Callable[[Task], Version | Learned]
 
 
-def large_batch(task: Task) -> Version:
-    """The server-centric reference: everything at once, batches of 128."""
+def large_batch(task: Task, times: int = 1) -> Version:
+    """The server-centric reference: everything at once, batches of 128; `times` as many pairs."""
+    pairs = times * task.pairs
     trainer = Trainer(
-        task.pool, TrainSettings(steps=max(1, task.pairs // LARGE_BATCH), batch=LARGE_BATCH, seed=task.seed)
+        task.pool, TrainSettings(steps=max(1, pairs // LARGE_BATCH), batch=LARGE_BATCH, seed=task.seed)
     )
     trainer.run(lambda done, total, _: task.update(done * LARGE_BATCH, total * LARGE_BATCH))
-    return trainer.finish(f"large batch, {task.pairs} pairs, seed {task.seed}").version
+    return trainer.finish(f"large batch, {pairs} pairs, seed {task.seed}").version
 
 
 def random_encoder(task: Task) -> Version:
@@ -157,6 +158,7 @@ def _finished(learner: EdgeLearner, task: Task) -> Version:
 SYSTEMS: dict[str, System] = {
     RANDOM: random_encoder,
     REFERENCE: large_batch,
+    f"{REFERENCE}-4x": partial(large_batch, times=4),
     **{
         f"edge-{objective}-{batch}": partial(edge, objective=objective, batch=batch)
         for objective, batch in (("reservoir", 8), ("reservoir", 2), ("cached", 8), ("in-batch", 8))

@@ -44,7 +44,7 @@ POLL_S = 0.5
 QUIET_POLLS = 6
 """A refiner that waits for so long has nothing left to do."""
 PATIENCE_S = 900.0
-"""For the refiner to finish what it has after the stream's end."""
+"""After the stream's end, for the refiner to take another step."""
 BURST_DECISIONS = 10
 """A hundred windows."""
 UP_S, DOWN_S = 20.0, 40.0
@@ -71,6 +71,9 @@ class StreamingSettings:
         batch: windows of its micro-batch.
         order: of the clips, one of `learning.streams.ORDERS`; "composed" has made backgrounds between them.
         refiner: settings of `RefinerSettings` by name, over this benchmark's own.
+        refined: pairs that the refiner learns from for each window of the device's, whether it was sent or not. A server has time for
+            25 of a device in real time (its defaults: 200 steps of 64 pairs for 500 new windows).
+        speed: of the replay, as its option.
     """
 
     name: str
@@ -82,11 +85,13 @@ class StreamingSettings:
     batch: int = EDGE_BATCH
     order: str = "shuffled"
     refiner: Mapping[str, Any] = field(default_factory=dict)
+    refined: float = 1.0
+    speed: str = "max"
 
     @property
     def refined_share(self) -> float:
         """Pairs that the refiner learns from, for each window that arrives: however few come, as many pairs as with all of them."""
-        return 1 / self.share
+        return self.refined / self.share
 
     def decider(self, seed: int) -> str:
         """Of the device."""
@@ -96,6 +101,7 @@ class StreamingSettings:
 NO_HYBRID = {"spread_weight": 0.0, "smoothness_weight": 0.0}
 STREAMING = (
     StreamingSettings("streaming-refiner-alone", edge=False),
+    StreamingSettings("streaming-4x", refined=4.0, speed="12"),
     *(
         StreamingSettings(name + end, share, run, fails=fails, refiner=refiner)
         for name, share, run, fails in (
@@ -176,7 +182,7 @@ def stream_through(
     )
     refiner = _refiner(settings, pairs, seed)
     _write_settings(folder, settings, refiner, pairs / settings.batch / windows, seed)
-    told = Progress(folder, refiner["batch"], audible, update)
+    told = Progress(folder, refiner["batch"], round(audible * settings.refined), update)
     link = asyncio.run(_play(folder, weights, settings, seed, told))
     return _outcome(folder, first, settings, seed, {"windows": windows, "audible": audible, **link})
 
@@ -296,19 +302,23 @@ def _device_command(
     command = [sys.executable, "-m", "streamsplit", "-q", "replay", str(folder / "manifest.csv")]
     command += ["--out", str(folder / "client"), "--server", address, "--weights", weights]
     command += ["--config", str(folder / "client.toml"), "--decider", settings.decider(seed)]
-    command += ["--patience", str(PATIENCE_S)]
+    command += ["--patience", str(PATIENCE_S), "--speed", settings.speed]
     return [*command, "--backlog", str(BACKLOG)] if settings.fails else command
 
 
 async def _until_quiet(told: Progress) -> None:
-    """Until the refiner has waited for QUIET_POLLS looks, PATIENCE_S at most."""
-    quiet = 0
-    for _ in range(int(PATIENCE_S / POLL_S)):
+    """Until the refiner has waited for QUIET_POLLS looks, or has taken no step for PATIENCE_S."""
+    quiet = still = 0
+    step = -1
+    while still * POLL_S < PATIENCE_S:
         await asyncio.sleep(POLL_S)
-        quiet = quiet + 1 if told.look().get("state") == "waiting" else 0
+        said = told.look()
+        still = still + 1 if said.get("step") == step else 0
+        step = said.get("step", step)
+        quiet = quiet + 1 if said.get("state") == "waiting" else 0
         if quiet >= QUIET_POLLS:
             return
-    logger.warning("the refiner was still at work after %g s", PATIENCE_S)
+    logger.warning("the refiner took no step for %g s", PATIENCE_S)
 
 
 def _outcome(
