@@ -280,18 +280,26 @@ def _uncertainty_lines(systems: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, system in systems.items():
         if judged := system.get("uncertainty"):
-            lite, dense = judged["lite"]["mean"], judged["dense"]["mean"]
-            parts = [
-                f"{signal} AUROC {_or_none(said['auroc'])}, recovers {_or_none(said['recovered'], 100)} %"
-                + (f" ± {_or_none(said['spread'], 100)}" if "spread" in said else "")
-                for signal, said in judged["signals"].items()
+            share = f"{100 * judged['offloaded']:.0f} %"
+            lines += [
+                _offloading_line(f"{name}, windows judged by probes", judged, share),
+                _offloading_line(f"{name}, windows judged by pushed heads", judged["heads"], share),
+                f"{name}: 1 - cos(lite, dense) is {judged['disagreement']:.3f} in the mean, predictions of it are "
+                f"{judged['calibration_error']:.3f} off",
             ]
-            lines.append(
-                f"{name}: windows right by lite {100 * lite:.1f} %, by dense {100 * dense:.1f} %; offloading the "
-                f"{100 * judged['offloaded']:.0f} % most uncertain: {'; '.join(parts)}; 1 - cos(lite, dense) is {judged['disagreement']:.3f} "
-                f"in the mean, predictions of it are {judged['calibration_error']:.3f} off"
-            )
     return lines
+
+
+def _offloading_line(what: str, judged: Mapping[str, Any], share: str) -> str:
+    parts = [
+        f"{signal} AUROC {_or_none(said['auroc'])}, recovers {_or_none(said['recovered'], 100)} %"
+        + (f" ± {_or_none(said['spread'], 100)}" if "spread" in said else "")
+        for signal, said in judged["signals"].items()
+    ]
+    return (
+        f"{what}: right by lite {100 * judged['lite']['mean']:.1f} %, by dense {100 * judged['dense']['mean']:.1f} %; "
+        f"offloading the {share} most uncertain: {'; '.join(parts)}"
+    )
 
 
 def _or_none(value: float | None, scale: float = 1.0) -> str:

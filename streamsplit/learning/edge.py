@@ -344,7 +344,7 @@ class EdgeLearner:
         windows = self.recent.nbytes + settings.queue_windows * (self.recent.codes[0].nbytes + 8)
         rows = 2 * settings.batch * self._listen_pieces * paths
         drawn = 32 * settings.batch * settings.accumulate
-        memory = sum(buffer.nbytes for buffer in self.memory.buffers()) if self.memory else 0
+        memory = sum(tensor.nbytes for tensor in self.memory.tensors().values()) if self.memory else 0
         return (
             copies * weights
             + counts

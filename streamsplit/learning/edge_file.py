@@ -41,7 +41,7 @@ def progress_of(learner: EdgeLearner) -> Progress:
         if parameter.grad is not None:
             more[f"gradient/{name}"] = parameter.grad
     if learner.memory is not None:
-        more |= {f"memory/{name}": tensor for name, tensor in learner.memory.state_dict().items()}
+        more |= {f"memory/{name}": tensor for name, tensor in learner.memory.tensors().items()}
     if learner.slow is not None:
         own = learner.slow.encoder.state_dict()
         more |= {f"slow/{name}": own[name] for name in shadow.tensors()}
@@ -77,7 +77,8 @@ def take(learner: EdgeLearner, saved: Progress) -> None:
         # In the parameter's own memory order: norms are summed in it.
         parameter.grad = None if gradient is None else torch.empty_like(parameter).copy_(gradient)
     if learner.memory is not None:
-        learner.memory.load_state_dict(part(saved.more, "memory"))
+        for name, tensor in learner.memory.tensors().items():
+            tensor.copy_(saved.more[f"memory/{name}"])
     if learner.slow is not None:
         own = learner.slow.encoder.state_dict()
         for name, tensor in part(saved.more, "slow").items():

@@ -5,7 +5,7 @@ A representation is a vector per window, [N, P]. Clips are judged by the mean ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from streamsplit.encoders.split import SplitEncoder
 from streamsplit.errors import ConfigError
 from streamsplit.learning.clips import Clips
-from streamsplit.learning.label_head import ComponentClasses, LabelTeacher
+from streamsplit.learning.label_head import ComponentClasses, LabelHead, LabelTeacher
 from streamsplit.learning.losses import alignment, effective_rank, uniformity
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.probe import Probed, linear_probe, nearest_neighbours_right, retrieve
@@ -155,15 +155,17 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
 
     Returns:
         lite, dense: share of windows that a probe of each path's embedding gets right; wrong_and_mended: windows that lite gets
-        wrong and dense right, and spoilt: the reverse; signals: name -> {"auroc" of "the probe of the lite embedding is wrong",
-        "recovered": of the gain of offloading everything, the part that the OFFLOADED most uncertain gain}, and "random" with what
-        chance does and its "spread" over draws; calibration_error: how far predictions of the disagreement are from the truth among windows
-        of which alike is predicted (`reliability`), and disagreement: the true mean, to compare with. `auroc` is None where the probe is always right or always wrong, `recovered` where there is nothing to gain.
+        wrong and dense right, and spoilt: the reverse; signals: name -> {"auroc" of "lite is wrong", "recovered": of the gain of offloading
+        everything, the part that the OFFLOADED most uncertain gain}, and "random" with what chance does and its "spread" over draws.
+        heads: the same five where not probes decide what is right but the product's own classifier, a `LabelHead` for each path, taught on
+        the other folds. calibration_error: how far predictions of the disagreement are from the truth among windows
+        of which alike is predicted (`reliability`), and disagreement: the true mean, to compare with. `auroc` is None where lite is always right or always wrong,
+        `recovered` where there is nothing to gain.
 
     Signals: "disagreement" is the true 1 - cosine, which only the server knows; "predicted disagreement" is what a
     `DisagreementHead` taught on the other folds says; "entropy" and "margin" are of the probe on the lite embedding; "predicted
     change" is how likely a regression taught on the other folds holds it that dense's probe says another class than lite's; "head
-    entropy" and "head margin" are those of the `LabelHead` that a server pushes, taught on the other folds, and "component classes" the
+    entropy" and "head margin" are those of the lite `LabelHead`, the one that a server pushes, and "component classes" the
     entropy of what it makes a memory's components stand for; "posterior entropy" is that memory's own, tempered (the paper's signal); "quiet"
     is minus the mean log-mel.
     """
@@ -173,32 +175,41 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
     folds = clips.fold_numbers[clips.clip]
     predicted = _predicted(lite, disagreement, folds)
     loudness = torch.from_numpy(clips.features).float().mean((1, 2))
+    right, told = _on_a_device(lite, dense, clips, folds)
     signals = {
         "disagreement": disagreement,
         "predicted disagreement": predicted,
         "entropy": here.entropy,
         "margin": -here.margin,
         "predicted change": _change(lite, here, there, folds),
-        **_on_a_device(lite, clips, folds),
+        **told,
         "quiet": -loudness,
     }
-    gain = there.right.double() - here.right.double()
-    wrong = (~here.right).double()
     return {
-        "lite": by_fold(here.right, folds),
-        "dense": by_fold(there.right, folds),
-        "wrong_and_mended": round(float((gain > 0).double().mean()), 4),
-        "spoilt": round(float((gain < 0).double().mean()), 4),
+        **_offloading(here.right, there.right, signals, folds),
+        "heads": _offloading(right["lite"], right["dense"], signals, folds),
         "offloaded": OFFLOADED,
         "disagreement": round(float(disagreement.mean()), 4),
         "calibration_error": round(
             reliability(predicted.numpy(), disagreement.numpy(), min(BINS, len(lite))).error, 4
         ),
-        "signals": {
-            name: {"auroc": _auroc(signal, wrong), "recovered": _recovered(signal, gain)}
-            for name, signal in signals.items()
-        }
-        | {"random": {"auroc": 0.5} | _by_chance(gain)},
+    }
+
+
+def _offloading(here: Tensor, there: Tensor, signals: Mapping[str, Tensor], folds: Tensor) -> dict[str, Any]:
+    """What is right on the device, `here`, and on the server, `there`, [N] bool; and which signals find the difference."""
+    gain = there.double() - here.double()
+    wrong = (~here).double()
+    found = {
+        name: {"auroc": _auroc(signal, wrong), "recovered": _recovered(signal, gain)}
+        for name, signal in signals.items()
+    }
+    return {
+        "lite": by_fold(here, folds),
+        "dense": by_fold(there, folds),
+        "wrong_and_mended": round(float((gain > 0).double().mean()), 4),
+        "spoilt": round(float((gain < 0).double().mean()), 4),
+        "signals": found | {"random": {"auroc": 0.5} | _by_chance(gain)},
     }
 
 
@@ -254,21 +265,23 @@ def _change(lite: Tensor, here: Probed, there: Probed, folds: Tensor) -> Tensor:
     return torch.where(differ, of_truth, 1.0 - of_truth)
 
 
-def _on_a_device(lite: Tensor, clips: Clips, folds: Tensor) -> dict[str, Tensor]:
-    """What a device knows that has heard the other folds' windows and was pushed a head of their labels: name -> [N]."""
+def _on_a_device(
+    lite: Tensor, dense: Tensor, clips: Clips, folds: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """By heads taught on the other folds: path -> [N] right; and what a device knows that heard those and was pushed lite's, name -> [N]."""
     names = [clips.labels[clip] for clip in clips.clip.tolist()]
+    right = {path: torch.zeros(len(lite), dtype=torch.bool) for path in ("lite", "dense")}
     kinds = "head entropy", "head margin", "component classes", "posterior entropy"
     told = {name: torch.zeros(len(lite)) for name in kinds}
     for fold in torch.unique(folds):
-        inside, others = folds == fold, torch.nonzero(folds != fold).flatten()
-        teacher, memory = LabelTeacher(lite.shape[1]), DistributionMemory(MemorySettings(dim=lite.shape[1]))
+        inside, others = torch.nonzero(folds == fold).flatten(), torch.nonzero(folds != fold).flatten()
         order = others[torch.randperm(len(others), generator=torch.Generator().manual_seed(0))]
+        memory = DistributionMemory(MemorySettings(dim=lite.shape[1]))
         for part in torch.split(order, CHUNK):
-            teacher.learn(lite[part].numpy(), [names[window] for window in part.tolist()])
             memory.update(lite[part])
         told["posterior entropy"][inside] = memory.uncertainty(lite[inside])
-        head = teacher.head()
-        if head is None:
+        head, other = _taught(lite, order, names), _taught(dense, order, names)
+        if head is None or other is None:
             continue
         stand_for = ComponentClasses(memory.settings.components, len(head.classes))
         for part in torch.split(order, CHUNK):
@@ -279,7 +292,23 @@ def _on_a_device(lite: Tensor, clips: Clips, folds: Tensor) -> dict[str, Tensor]
         told["head margin"][inside] = torch.from_numpy(-judged.margin).float()
         through = stand_for.entropy(memory.posterior(lite[inside]).numpy())
         told["component classes"][inside] = torch.from_numpy(through).float()
-    return told
+        beyond = other.judge(dense[inside].numpy())
+        for path, classes, said in (
+            ("lite", head.classes, judged.probabilities),
+            ("dense", other.classes, beyond.probabilities),
+        ):
+            verdicts = [classes[place] for place in said.argmax(1)]
+            truths = [names[window] for window in inside.tolist()]
+            right[path][inside] = torch.tensor([a == b for a, b in zip(verdicts, truths, strict=True)])
+    return right, told
+
+
+def _taught(embeddings: Tensor, order: Tensor, names: Sequence[str]) -> LabelHead | None:
+    """The head that these windows [n] of [N, D] make; None where there are too few."""
+    teacher = LabelTeacher(embeddings.shape[1])
+    for part in torch.split(order, CHUNK):
+        teacher.learn(embeddings[part].numpy(), [names[window] for window in part.tolist()])
+    return teacher.head()
 
 
 def _auroc(signal: Tensor, wrong: Tensor) -> float | None:

@@ -19,7 +19,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from streamsplit.errors import ConfigError
 from streamsplit.learning.fitting import PRIOR_POINTS, Components, fit, moments
@@ -33,6 +33,7 @@ _CHUNK = 64
 _RECENT = 256
 """Windows over which neighbours are compared."""
 _MOST_CORRELATED = 0.95
+_STATE = ("weights", "points", "means", "variances", "centre", "radius", "previous", "correlation", "count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class MemorySettings:
             raise ConfigError(f"memory {name}: expected {legal}, got {getattr(self, name)!r}")
 
 
-class DistributionMemory(nn.Module):
+class DistributionMemory:
     """All that was heard, as a mixture: bounded, and nothing but what is saved.
 
     Attributes:
@@ -106,31 +107,21 @@ class DistributionMemory(nn.Module):
         reservoir: the embeddings kept for refits.
     """
 
-    weights: Tensor
-    points: Tensor
-    means: Tensor
-    variances: Tensor
-    centre: Tensor
-    radius: Tensor
-    previous: Tensor
-    correlation: Tensor
-    count: Tensor
-
     def __init__(self, settings: MemorySettings | None = None) -> None:
-        super().__init__()
         self.settings = settings = settings or MemorySettings()
         K, D = settings.components, settings.dim
-        self.register_buffer("weights", torch.zeros(K))
-        self.register_buffer("points", torch.zeros(K))
-        self.register_buffer("means", torch.zeros(K, D))
-        self.register_buffer("variances", torch.zeros(K, D if settings.kind == "gaussian" else 0))
-        self.register_buffer("centre", torch.zeros(D))
-        self.register_buffer("radius", torch.ones(()))
-        self.register_buffer("previous", torch.zeros(D))
-        self.register_buffer("correlation", torch.zeros(()))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.weights, self.points, self.means = torch.zeros(K), torch.zeros(K), torch.zeros(K, D)
+        self.variances = torch.zeros(K, D if settings.kind == "gaussian" else 0)
+        self.centre, self.radius = torch.zeros(D), torch.ones(())
+        self.previous, self.correlation = torch.zeros(D), torch.zeros(())
+        self.count = torch.zeros((), dtype=torch.int64)
         self.reservoir = Reservoir(settings.reservoir_windows, D, settings.horizon_windows, settings.seed)
         self._forget()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything it is, by name, as it works with it: a memory whose tensors are given these goes on to the same bits."""
+        own = {name: getattr(self, name) for name in _STATE}
+        return own | {f"reservoir.{name}": tensor for name, tensor in self.reservoir.tensors().items()}
 
     # What it says of embeddings.
 
@@ -256,8 +247,9 @@ class DistributionMemory(nn.Module):
         Raises:
             ValueError: another shape, or rows that are not finite or not of unit norm. Nothing is taken then.
         """
-        for part in torch.split(self._checked(z), _CHUNK):
-            before = int(self.count)
+        z = self._checked(z)
+        for begin in range(0, len(z), _CHUNK):
+            part, before = z[begin : begin + _CHUNK], int(self.count)
             after = before + len(part)
             seen = self._follow(part, after)
             self.reservoir.offer(part, before)
@@ -357,16 +349,8 @@ class DistributionMemory(nn.Module):
 
     def _forget(self) -> None:
         """One broad component and nothing heard: the first window explains itself."""
-        for buffer in (
-            self.weights,
-            self.points,
-            self.means,
-            self.centre,
-            self.previous,
-            self.correlation,
-            self.count,
-        ):
-            buffer.zero_()
+        for name in _STATE:
+            getattr(self, name).zero_()
         self.weights[0], self.points[0] = 1.0, PRIOR_POINTS
         self.variances.fill_(1 / self.settings.dim)
         self.radius.fill_(1.0)

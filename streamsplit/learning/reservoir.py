@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from streamsplit.errors import PayloadError
 
 _MASK = 2**64 - 1
 
 
-class Reservoir(nn.Module):
+class Reservoir:
     """Embeddings as bytes. While there are no more than it holds, it holds all; later each has the same chance, then the recent more.
 
     Attributes:
@@ -20,16 +20,15 @@ class Reservoir(nn.Module):
         scales: [R] float16; 0 where a row is free.
     """
 
-    codes: Tensor
-    scales: Tensor
-    filled: Tensor
-
     def __init__(self, windows: int, dim: int, horizon_windows: int, seed: int) -> None:
-        super().__init__()
         self.horizon_windows, self.seed = horizon_windows, seed
-        self.register_buffer("codes", torch.zeros(windows, dim, dtype=torch.int8))
-        self.register_buffer("scales", torch.zeros(windows, dtype=torch.float16))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self.codes = torch.zeros(windows, dim, dtype=torch.int8)
+        self.scales = torch.zeros(windows, dtype=torch.float16)
+        self.filled = torch.zeros((), dtype=torch.int64)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything it is, by name."""
+        return {"codes": self.codes, "scales": self.scales, "filled": self.filled}
 
     @property
     def kept(self) -> int:

@@ -109,8 +109,16 @@ def test_uncertainty_that_knows_the_errors_recovers_them_first(made: Clips) -> N
     by_chance = judged["signals"]["random"]
     assert (by_chance["auroc"], by_chance["recovered"]) == (0.5, pytest.approx(0.2, abs=0.003))
     assert 0.0 < by_chance["spread"] < 0.2
-    nothing = judge_uncertainty({"lite": dense, "dense": dense}, made)["signals"]["disagreement"]
-    assert nothing["recovered"] is None
+    heads = judged["heads"]
+    assert heads["dense"]["mean"] > heads["lite"]["mean"] + 0.05
+    assert heads["wrong_and_mended"] == pytest.approx(
+        heads["dense"]["mean"] - heads["lite"]["mean"], abs=0.03
+    )
+    assert heads["signals"]["disagreement"]["recovered"] > 0.9
+    nothing = judge_uncertainty({"lite": dense, "dense": dense}, made)
+    assert nothing["signals"]["disagreement"]["recovered"] is None
+    assert nothing["heads"]["signals"]["disagreement"]["recovered"] is None
+    assert nothing["heads"]["wrong_and_mended"] == nothing["heads"]["spoilt"] == 0.0
 
 
 def test_what_labels_taught_is_unsure_of_windows_that_are_like_no_class(made: Clips) -> None:
@@ -118,11 +126,12 @@ def test_what_labels_taught_is_unsure_of_windows_that_are_like_no_class(made: Cl
     lost = torch.arange(len(dense)) % 10 == 0
     noise = torch.randn(dense.shape, generator=torch.Generator().manual_seed(4))
     blurred = F.normalize(dense.mean(0) + 0.05 * noise, dim=1)
-    signals = judge_uncertainty({"lite": torch.where(lost[:, None], blurred, dense), "dense": dense}, made)[
-        "signals"
-    ]
+    judged = judge_uncertainty({"lite": torch.where(lost[:, None], blurred, dense), "dense": dense}, made)
+    signals, by_heads = judged["signals"], judged["heads"]["signals"]
     assert signals["head entropy"]["auroc"] > 0.8
     assert signals["head margin"]["auroc"] > 0.8
+    assert by_heads["head margin"]["auroc"] > 0.7
+    assert by_heads["head margin"]["recovered"] > 0.5
     assert 0.0 <= signals["component classes"]["auroc"] <= 1.0
     assert signals["posterior entropy"]["auroc"] > 0.55
 

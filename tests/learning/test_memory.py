@@ -176,7 +176,7 @@ def test_variances_have_a_floor_even_if_all_windows_are_one() -> None:
     for kind in ("gaussian", "vmf"):
         for centred in (True, False):
             memory = heard(same, MemorySettings(kind=kind, centred=centred), rows=8)  # type: ignore[arg-type]
-            for value in (memory.novelty(same[:4]), memory.uncertainty(same[:4]), *memory.buffers()):
+            for value in (memory.novelty(same[:4]), memory.uncertainty(same[:4]), *memory.tensors().values()):
                 assert bool(torch.isfinite(value.float()).all())
 
 
@@ -194,7 +194,7 @@ def test_a_hundred_thousand_windows_leave_it_finite_and_spread() -> None:
         likely.append(float(-memory.novelty(made.z[:2000]).mean()))
         used.append(memory.effective_components)
     assert int(memory.count) == 100_000
-    assert all(bool(torch.isfinite(buffer.float()).all()) for buffer in memory.buffers())
+    assert all(bool(torch.isfinite(buffer.float()).all()) for buffer in memory.tensors().values())
     assert float(memory.weights.sum()) == pytest.approx(1.0, abs=1e-4)
     assert min(used) >= 36
     assert sum(likely[-4:]) / 4 > sum(likely[1:5]) / 4 - 4.0  # it does not wear out
@@ -202,7 +202,7 @@ def test_a_hundred_thousand_windows_leave_it_finite_and_spread() -> None:
 
 def test_its_size_does_not_grow_with_the_stream() -> None:
     short, long = heard(stream(10, 20).z), heard(stream(10, 3000).z, rows=8)
-    assert [b.shape for b in short.buffers()] == [b.shape for b in long.buffers()]
+    assert [b.shape for b in short.tensors().values()] == [b.shape for b in long.tensors().values()]
     assert long.state_bytes() == 33_808 < 35_000
 
 
@@ -321,10 +321,10 @@ def test_closed_forms_of_raw_embeddings_are_refused_by_a_centred_memory() -> Non
 )
 def test_what_is_no_embedding_is_refused_and_leaves_no_trace(z: Tensor, told: str) -> None:
     memory = heard(stream(4, 30).z)
-    before = [buffer.clone() for buffer in memory.buffers()]
+    before = [buffer.clone() for buffer in memory.tensors().values()]
     with pytest.raises(ValueError, match=told):
         memory.update(z)
-    assert all(torch.equal(a, b) for a, b in zip(before, memory.buffers(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, memory.tensors().values(), strict=True))
 
 
 @pytest.mark.parametrize(
