@@ -212,7 +212,9 @@ def test_nothing_is_drawn_from_or_left_in_the_callers_chance() -> None:
     torch.manual_seed(5)
     one, other = heard(stream(10, 900).z, rows=4), heard(stream(10, 900).z, rows=4)
     assert torch.equal(torch.rand(1), expected)
-    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.tensors().values(), other.tensors().values(), strict=True)
+    )
 
 
 def test_a_rebuilt_memory_knows_nothing_of_what_it_was() -> None:
@@ -220,7 +222,9 @@ def test_a_rebuilt_memory_knows_nothing_of_what_it_was() -> None:
     new = stream(10, 128, seed=2)
     used.rebuild(new.z)
     fresh.rebuild(new.z)
-    assert all(torch.equal(a, b) for a, b in zip(used.buffers(), fresh.buffers(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(used.tensors().values(), fresh.tensors().values(), strict=True)
+    )
     assert found(used.means, used.weights, new.centres) == 10
     used.update(stream(10, 1000, seed=2).z)
     assert found(used.means, used.weights, new.centres) == 10

@@ -24,7 +24,9 @@ def heard(kind: str = "gaussian", windows: int = 700) -> DistributionMemory:
 
 
 def equal(one: DistributionMemory, other: DistributionMemory) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
+    return all(
+        torch.equal(a, b) for a, b in zip(one.tensors().values(), other.tensors().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "vmf"])
