@@ -285,7 +285,7 @@ class DistributionMemory:
         apart = apart.div_(length.clamp_(min=1e-12))
         earlier = torch.cat([self.previous[None], apart[:-1]])
         self.previous.copy_(apart[-1])
-        self.correlation.lerp_((apart * earlier).sum() / len(z), len(z) / min(after, _RECENT))
+        self.correlation.lerp_(torch.linalg.vecdot(apart, earlier).mean(), len(z) / min(after, _RECENT))
         return apart if self.settings.centred else z
 
     @property

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from streamsplit.learning.sphere import draw_vmf, log_vmf_normaliser, vmf_concentration
+from streamsplit.learning.sphere import draw_vmf, log_vmf_normaliser, vmf_concentration, vmf_stretch
 
 _NO_WEIGHT = 1e-30
 """Stands for a weight of 0, whose logarithm would spoil gradients."""
@@ -107,10 +107,9 @@ class VmfMixture:
     def log_joint(self, points: Tensor) -> Tensor:
         """log of weight times density: [B, D] to [B, K] nats."""
         length, dim = torch.linalg.vector_norm(self.means, dim=1), points.shape[1]
-        kappa = vmf_concentration(length, dim)
-        constant = log_vmf_normaliser(kappa, dim) + torch.log(self.weights.clamp(min=_NO_WEIGHT))
-        along: Tensor = (points @ self.means.T) * (kappa / length.clamp(min=1e-12))
-        return along + constant
+        stretch = vmf_stretch(length, dim)
+        constant = log_vmf_normaliser(length * stretch, dim) + torch.log(self.weights.clamp(min=_NO_WEIGHT))
+        return torch.addcmul(constant, points @ self.means.T, stretch)
 
     def projected(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of every component along directions [M, D]: [K, M] twice.
