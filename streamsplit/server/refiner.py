@@ -13,7 +13,8 @@ file is replaced as a whole, progress every `checkpoint_steps`, so a kill at any
 - a device's difference is merged once: progress names the merged files, and those that cannot be merged, before they are removed.
 
 After a refusal, and whenever somebody else has changed what is served (a rollback, other weights), training starts again from what is
-served: weights that collapsed are not worth training on, and the replay still has the windows.
+served: weights that collapsed are not worth training on, and the replay still has the windows. Devices that were in a refused round are
+doubted: what they send next is merged only if the gate would let it pass by itself, so one bad device cannot stop the others.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from streamsplit.config import RefinerSettings, ServerSettings
 from streamsplit.encoders.registry import resolve
@@ -40,7 +42,7 @@ from streamsplit.server.inbox import Inbox
 from streamsplit.server.known_versions import KnownVersions
 from streamsplit.server.publications import Publications
 from streamsplit.server.refiner_log import RefinerLog
-from streamsplit.server.refining_ranks import follow, leading, leads, led, together, wait
+from streamsplit.server.refining_ranks import Step, follow, leading, leads, led, together, wait
 from streamsplit.server.refining_round import (
     Outcome,
     Round,
@@ -71,6 +73,7 @@ class Standing:
         lost: differences left out so far.
         devices: device -> its difference's norm as a share of the weights' norm.
         candidate: id of the version that is being published.
+        doubted: devices that were in a round that was refused, until what they send next stands the gate by itself.
     """
 
     rounds: int = 0
@@ -84,6 +87,7 @@ class Standing:
     lost: int = 0
     devices: dict[str, float] = field(default_factory=dict)
     candidate: str = ""
+    doubted: list[str] = field(default_factory=list)
 
 
 class RefinerProcess:
@@ -213,10 +217,16 @@ class RefinerProcess:
         frozen = frozen_blocks(self.settings.front, self.publications, self._base, reader, standing.rounds)
         if self._refiner.frozen != frozen:
             self._refiner = self._made(frozen, self._refiner.done)
-        came = gather(
-            self.inbox, self.inbox.claim(), self.publications, self._base, self.settings.most_difference
-        )
+
+        def refusal(difference: Mapping[str, Tensor]) -> str:
+            alone = self._made(frozen)
+            alone.add(difference)
+            return self._round(reader, alone, alone.step).refusal()
+
+        claimed, most = self.inbox.claim(), self.settings.most_difference
+        came = gather(self.inbox, claimed, self.publications, self._base, most, standing.doubted, refusal)
         self._refiner.add(came.difference.tensors)
+        standing.doubted = [one for one in standing.doubted if one not in came.difference.norms]
         standing.devices = {device: round(share, 6) for device, share in came.difference.norms.items()}
         standing.merged, standing.left_out = came.merged, came.left_out
         standing.lost += len(came.left_out)
@@ -235,15 +245,17 @@ class RefinerProcess:
         self.inbox.drop(self.standing.left_out)
 
     def _go_on(self, reader: ReplayReader) -> bool:
-        known = KnownVersions(self.publications, self._base, self._refiner.frozen)
-        buffer = recent_windows(reader, known)
-        step = led(self._refiner, self._base.id)
-        work = Round(self.standing.rounds, self.settings, self._refiner, step, known, reader, buffer)
+        work = self._round(reader, self._refiner, led(self._refiner, self._base.id))
         if not work.train(self.standing.round_end, self._stop, self._stepped):
             return self._stop() or self._waits("too few windows of a draw can be learned from")
         self.log.status("judging", **self._told())
         self._close_round(work.conclude(self.publications, self._now_unix_ms(), self._announce))
         return True
+
+    def _round(self, reader: ReplayReader, refiner: Refiner, step: Step) -> Round:
+        known = KnownVersions(self.publications, self._base, refiner.frozen)
+        buffer = recent_windows(reader, known)
+        return Round(self.standing.rounds, self.settings, refiner, step, known, reader, buffer)
 
     def _stepped(self, figures: dict[str, float]) -> None:
         self._figures = figures
@@ -284,6 +296,7 @@ class RefinerProcess:
             logger.info("published %s: %s", self._base.id, outcome.line.get("why", ""))
         elif outcome.kind == "refused":
             standing.refused += 1
+            standing.doubted = sorted({*standing.doubted, *standing.devices})
             logger.warning("candidate refused: %s", outcome.line.get("why"))
             self._start_again()
         self._save()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from streamsplit.config import RefinerSettings
 from streamsplit.encoders.version import Version
@@ -17,7 +18,7 @@ from streamsplit.learning import across
 from streamsplit.learning.averaging import DeviceDifference, Merged, merge_differences
 from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer
 from streamsplit.learning.hybrid import HybridSettings
-from streamsplit.learning.lessons import draw_judged, draw_lesson, held_out
+from streamsplit.learning.lessons import Judged, draw_judged, draw_lesson, held_out
 from streamsplit.learning.memory_file import pack as pack_memory
 from streamsplit.learning.refine import Lesson, Refiner, RefineSettings
 from streamsplit.learning.replay import ReplayReader
@@ -123,21 +124,17 @@ class Round:
             at_unix_ms: the wall clock.
             announce: called with the candidate's id just before it is published; must remember it through a kill.
         """
-        usable, base = self.known.usable, self.known.base
-        judged = draw_judged(self.reader, self.settings.judged_windows, self.number, usable)
-        stretches = len(set(judged.stretches))
-        if len(judged.windows) < LEAST_JUDGED or stretches < LEAST_STRETCHES:
+        judged = self._judged()
+        try:
+            candidate = self._candidate(judged)
+        except ValueError as error:
+            return Outcome("refused", None, {"why": str(error)})
+        if candidate is None:
             why = (
-                f"too few held-out windows to judge by: {len(judged.windows)} of {stretches} stretches,"
+                f"too few held-out windows to judge by: {len(judged.windows)} of {len(set(judged.stretches))} stretches,"
                 f" expected {LEAST_JUDGED} of {LEAST_STRETCHES}"
             )
             return Outcome("unjudged", None, {"why": why})
-        try:
-            candidate = make_candidate(
-                self.refiner, base, self._calm(), judged, self.known.ranges, self.settings.difference_bits
-            )
-        except ValueError as error:
-            return Outcome("refused", None, {"why": str(error)})
         line = {
             "candidate": candidate.version.id,
             "why": str(candidate.verdict),
@@ -152,6 +149,24 @@ class Round:
         if current is None:
             return Outcome("void", None, {**line, "why": "another version is served meanwhile"})
         return Outcome("published", candidate.version, line)
+
+    def refusal(self) -> str:
+        """Why the gate refuses what the refiner is now; empty where it does not, or cannot tell for want of held-out windows."""
+        try:
+            candidate = self._candidate(self._judged())
+        except ValueError as error:
+            return str(error)
+        return "" if candidate is None or candidate.verdict.publish else str(candidate.verdict)
+
+    def _judged(self) -> Judged:
+        return draw_judged(self.reader, self.settings.judged_windows, self.number, self.known.usable)
+
+    def _candidate(self, judged: Judged) -> Candidate | None:
+        """Judged by these windows; None where they are too few."""
+        if len(judged.windows) < LEAST_JUDGED or len(set(judged.stretches)) < LEAST_STRETCHES:
+            return None
+        known, bits = self.known, self.settings.difference_bits
+        return make_candidate(self.refiner, known.base, self._calm(), judged, known.ranges, bits)
 
     def _publish(self, publications: Publications, candidate: Candidate, at_unix_ms: int) -> Current | None:
         memory = remembered(candidate.version, self.buffer, self.known.ranges)
@@ -219,7 +234,13 @@ def recent_windows(reader: ReplayReader, known: KnownVersions) -> TemporalBuffer
 
 
 def gather(
-    inbox: Inbox, claimed: list[Path], publications: Publications, base: Version, most: float
+    inbox: Inbox,
+    claimed: list[Path],
+    publications: Publications,
+    base: Version,
+    most: float,
+    doubted: Collection[str],
+    refusal: Callable[[Mapping[str, Tensor]], str],
 ) -> Gathered:
     """What a round has claimed of the inbox as one difference.
 
@@ -233,6 +254,8 @@ def gather(
         publications: where versions are.
         base: what is refined.
         most: clip of a device's difference, as a share of the weights' norm.
+        doubted: devices whose differences are merged only if the gate does not refuse what each alone makes of what is served.
+        refusal: why it does; empty if not.
     """
     bases = _Bases(publications, base)
     read: dict[str, DeviceDifference] = {}
@@ -242,7 +265,10 @@ def gather(
             read[path.name] = inbox.since(path, bases.find)
         except PayloadError as error:
             left_out[path.name] = str(error)
-    outcome = merge_differences(list(read.values()), base.state, most)
+    for name, one in read.items():
+        if one.device in doubted and (why := refusal(merge_differences([one], base.state, most).tensors)):
+            left_out[name] = f"device {one.device}: it was in a round that was refused, and so is this: {why}"
+    outcome = merge_differences([one for name, one in read.items() if name not in left_out], base.state, most)
     for name, one in read.items():
         if one.device in outcome.refused:
             left_out[name] = f"device {one.device}: {outcome.refused[one.device]}"

@@ -177,3 +177,39 @@ def test_the_inbox_takes_only_a_devices_own_difference(tmp_path: Path, compact: 
             inbox.put(device, message, compact)
     with pytest.raises(ValueError, match="dense"):
         pack_device_difference({"dense.project.bias": torch.ones(128)}, compact, "pi0", 1)
+
+
+def test_a_device_that_spoils_rounds_is_left_out_until_what_it_sends_is_sound(
+    settings: RefinerSettings, compact: Version, heard: list[BufferedWindow]
+) -> None:
+    settings = settings.model_copy(update={"most_difference": 9.0})
+    subject, inbox = process(settings, compact), Inbox(settings.state_dir / INBOX)
+
+    def send(device: str, sent: dict[str, torch.Tensor]) -> None:
+        base = subject._base
+        inbox.put(device, pack_device_difference(sent, base, device, 10), base)
+
+    def collapse() -> dict[str, torch.Tensor]:
+        state, project = subject._base.state, "blocks.3.project"
+        return {
+            f"{project}.weight": -0.999 * state[f"{project}.weight"],
+            f"{project}.bias": torch.linspace(-1, 1, 128) - state[f"{project}.bias"],
+        }
+
+    send("bad", collapse())
+    assert subject.turn()
+    assert (lines(settings)[-1]["outcome"], subject.standing.doubted) == ("refused", ["bad"])
+    more(settings, heard)
+    send("bad", collapse())
+    send("good", learned(compact, 1))
+    assert subject.turn()
+    line = lines(settings)[-1]
+    assert (line["outcome"], set(line["devices"])) == ("published", {"good"})
+    (why,) = line["left_out"]
+    assert why.startswith("device bad: it was in a round that was refused, and so is this: ")
+    assert "lite: " in why
+    assert process(settings, compact).standing.doubted == ["bad"], "it must not be forgotten by a restart"
+    more(settings, heard, "later still")
+    send("bad", learned(compact, 2))
+    assert subject.turn()
+    assert (set(lines(settings)[-1]["devices"]), subject.standing.doubted) == ({"bad"}, [])
