@@ -141,8 +141,13 @@ def evaluate(
     title = f"{len(clips)} clips, {len(clips.classes)} classes, {len(set(clips.folds))} folds, chance {100 * clips.chance:.1f} %"
     out.print(_table(systems, COLUMNS, f"{title}; % and deviation over folds"))
     out.print(_table(systems, SPATIAL, "How the windows fill their space"))
-    for line in _uncertainty_lines(systems):
-        out.print(line)
+    for name, system in systems.items():
+        if judged := system.get("uncertainty"):
+            out.print(_uncertainty_table(name, judged))
+            out.print(
+                f"{name}: 1 - cos(lite, dense) is {judged['disagreement']:.3f} in the mean, predictions of it are "
+                f"{judged['calibration_error']:.3f} off"
+            )
     out.print(f"figures: {written}; pictures: bars.png, maps.png beside it", soft_wrap=True)
 
 
@@ -276,30 +281,31 @@ def _cell(figure: Mapping[str, Any] | float | None) -> str:
     return f"{figure:.2f}"
 
 
-def _uncertainty_lines(systems: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for name, system in systems.items():
-        if judged := system.get("uncertainty"):
-            share = f"{100 * judged['offloaded']:.0f} %"
-            lines += [
-                _offloading_line(f"{name}, windows judged by probes", judged, share),
-                _offloading_line(f"{name}, windows judged by pushed heads", judged["heads"], share),
-                f"{name}: 1 - cos(lite, dense) is {judged['disagreement']:.3f} in the mean, predictions of it are "
-                f"{judged['calibration_error']:.3f} off",
-            ]
-    return lines
-
-
-def _offloading_line(what: str, judged: Mapping[str, Any], share: str) -> str:
-    parts = [
-        f"{signal} AUROC {_or_none(said['auroc'])}, recovers {_or_none(said['recovered'], 100)} %"
-        + (f" ± {_or_none(said['spread'], 100)}" if "spread" in said else "")
-        for signal, said in judged["signals"].items()
-    ]
-    return (
-        f"{what}: right by lite {100 * judged['lite']['mean']:.1f} %, by dense {100 * judged['dense']['mean']:.1f} %; "
-        f"offloading the {share} most uncertain: {'; '.join(parts)}"
+def _uncertainty_table(name: str, judged: Mapping[str, Any]) -> Table:
+    """What offloading by each signal brings, windows judged by probes and by the product's own heads."""
+    judges = {"probes": judged, "heads": judged["heads"]}
+    table = Table(
+        title=f"{name}: what offloading its {100 * judged['offloaded']:.0f} % most uncertain windows recovers of the dense path's gain",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1),
     )
+    table.add_column("")
+    for judge in judges:
+        table.add_column(f"AUROC,\n{judge}", justify="right", no_wrap=True)
+        table.add_column(f"recovered,\n{judge}, %", justify="right", no_wrap=True)
+    for path in ("lite", "dense"):
+        shares = (f"{100 * by[path]['mean']:.1f}" for by in judges.values())
+        table.add_row(f"{path}: windows right, %", *(cell for share in shares for cell in ("", share)))
+    for signal in judged["signals"]:
+        said = [by["signals"][signal] for by in judges.values()]
+        table.add_row(signal, *(cell for one in said for cell in (_or_none(one["auroc"]), _recovered(one))))
+    return table
+
+
+def _recovered(said: Mapping[str, float | None]) -> str:
+    spread = f" ± {_or_none(said['spread'], 100)}" if said.get("spread") is not None else ""
+    return _or_none(said["recovered"], 100) + spread
 
 
 def _or_none(value: float | None, scale: float = 1.0) -> str:
