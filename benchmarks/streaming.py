@@ -71,9 +71,10 @@ class StreamingSettings:
         batch: windows of its micro-batch.
         order: of the clips, one of `learning.streams.ORDERS`; "composed" has made backgrounds between them.
         refiner: settings of `RefinerSettings` by name, over this benchmark's own.
-        refined: pairs that the refiner learns from for each window of the device's, whether it was sent or not. A server has time for
-            25 of a device in real time (its defaults: 200 steps of 64 pairs for 500 new windows).
-        speed: of the replay, as its option.
+        refined: pairs that the refiner learns from for each window of the device's, whether it was sent or not. A server's defaults are
+            25.6, as far as it keeps pace: 200 steps of 64 pairs for 500 new windows.
+        speed: of the replay, as its option. More than a pair a window takes a refiner that keeps pace: its first round uses up all windows
+            that have come by then, however many.
     """
 
     name: str
@@ -89,7 +90,7 @@ class StreamingSettings:
     speed: str = "max"
 
     @property
-    def refined_share(self) -> float:
+    def pairs_per_arrival(self) -> float:
         """Pairs that the refiner learns from, for each window that arrives: however few come, as many pairs as with all of them."""
         return self.refined / self.share
 
@@ -199,7 +200,7 @@ def _refiner(settings: StreamingSettings, pairs: int, seed: int) -> dict[str, An
     }
     # A round for as many windows as its pairs: never more pairs than windows that came, times the share.
     for name in ("least_windows", "new_windows"):
-        own.setdefault(name, max(64, round(own["round_steps"] * own["batch"] / settings.refined_share)))
+        own.setdefault(name, max(64, round(own["round_steps"] * own["batch"] / settings.pairs_per_arrival)))
     return own
 
 
@@ -313,8 +314,8 @@ async def _until_quiet(told: Progress) -> None:
     while still * POLL_S < PATIENCE_S:
         await asyncio.sleep(POLL_S)
         said = told.look()
-        still = still + 1 if said.get("step") == step else 0
-        step = said.get("step", step)
+        now = said.get("step", step)
+        still, step = still + 1 if now == step else 0, now
         quiet = quiet + 1 if said.get("state") == "waiting" else 0
         if quiet >= QUIET_POLLS:
             return

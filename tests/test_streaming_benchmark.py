@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import json
 from itertools import groupby, pairwise
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks import streaming
 from benchmarks.learning_sounds import backgrounds, make_sounds, write_manifest
 from benchmarks.streaming import DOWN_S, STREAMING, UP_S, _link, _refiner
 from streamsplit.audio.features import COMPACT_FRONT_END
@@ -81,10 +84,34 @@ def test_sparse_systems_learn_as_many_pairs_from_fewer_windows() -> None:
     assert known["streaming-10-bursts"].decider(3) == "random:0.1:3:10"
     asked = [_refiner(known[name], 24_000, 0)["new_windows"] for name in ("streaming", "streaming-10")]
     assert asked == [3072, 307]
+    assert _refiner(known["streaming-4x"], 24_000, 0)["new_windows"] == 768, "four pairs a window"
     assert _refiner(known["streaming"], 1280, 0)["new_windows"] == 640, "a quick run has two rounds, too"
     assert {name for name, settings in known.items() if settings.fails} == {
         "streaming-outages", "streaming-outages-no-hybrid",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("said", [None, {"state": "starting"}, {"state": "training", "step": 7}])
+async def test_a_refiner_that_takes_no_step_is_not_waited_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    said: dict[str, object] | None,
+) -> None:
+    monkeypatch.setattr(streaming, "POLL_S", 0.001)
+    monkeypatch.setattr(streaming, "PATIENCE_S", 0.01)
+    (tmp_path / "refiner").mkdir()
+    if said is not None:
+        (tmp_path / "refiner" / "status.json").write_text(json.dumps(said))
+    await asyncio.wait_for(streaming._until_quiet(streaming.Progress(tmp_path, 1, 1, lambda *_: None)), 30.0)
+    assert "the refiner took no step" in caplog.text
+
+
+async def test_a_refiner_that_waits_is_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "refiner").mkdir()
+    (tmp_path / "refiner" / "status.json").write_text(json.dumps({"state": "waiting", "step": 7}))
+    await streaming._until_quiet(streaming.Progress(tmp_path, 1, 1, lambda *_: None))
+    assert not caplog.text
 
 
 async def test_the_failing_link_is_there_only_where_it_is_asked_for() -> None:

@@ -283,9 +283,11 @@ def _cell(figure: Mapping[str, Any] | float | None) -> str:
 
 def _uncertainty_table(name: str, judged: Mapping[str, Any]) -> Table:
     """What offloading by each signal brings, windows judged by probes and by the product's own heads."""
-    judges = {"probes": judged, "heads": judged["heads"]}
+    judges = {"probes": judged} | ({"heads": judged["heads"]} if judged["heads"] else {})
     table = Table(
-        title=f"{name}: what offloading its {100 * judged['offloaded']:.0f} % most uncertain windows recovers of the dense path's gain",
+        title=Text(
+            f"{name}: what offloading its {100 * judged['offloaded']:.0f} % most uncertain windows recovers of the dense path's gain"
+        ),
         title_justify="left",
         box=box.SIMPLE,
         padding=(0, 1),

@@ -77,8 +77,14 @@ def take(learner: EdgeLearner, saved: Progress) -> None:
         # In the parameter's own memory order: norms are summed in it.
         parameter.grad = None if gradient is None else torch.empty_like(parameter).copy_(gradient)
     if learner.memory is not None:
-        for name, tensor in learner.memory.tensors().items():
-            tensor.copy_(saved.more[f"memory/{name}"])
+        mine, theirs = learner.memory.tensors(), part(saved.more, "memory")
+        for name, tensor in mine.items():
+            if theirs[name].shape != tensor.shape:
+                raise RuntimeError(
+                    f"memory {name}: expected {list(tensor.shape)}, got {list(theirs[name].shape)}"
+                )
+        for name, tensor in mine.items():
+            tensor.copy_(theirs[name])
     if learner.slow is not None:
         own = learner.slow.encoder.state_dict()
         for name, tensor in part(saved.more, "slow").items():

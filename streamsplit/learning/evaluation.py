@@ -158,7 +158,8 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
         wrong and dense right, and spoilt: the reverse; signals: name -> {"auroc" of "lite is wrong", "recovered": of the gain of offloading
         everything, the part that the OFFLOADED most uncertain gain}, and "random" with what chance does and its "spread" over draws.
         heads: the same five where not probes decide what is right but the product's own classifier, a `LabelHead` for each path, taught on
-        the other folds. calibration_error: how far predictions of the disagreement are from the truth among windows
+        the other folds; None where a fold's windows make none. What a head does not know, classes of few windows and all beyond its
+        most, it gets wrong. calibration_error: how far predictions of the disagreement are from the truth among windows
         of which alike is predicted (`reliability`), and disagreement: the true mean, to compare with. `auroc` is None where lite is always right or always wrong,
         `recovered` where there is nothing to gain.
 
@@ -187,7 +188,7 @@ def judge_uncertainty(representations: Mapping[str, Tensor], clips: Clips) -> di
     }
     return {
         **_offloading(here.right, there.right, signals, folds),
-        "heads": _offloading(right["lite"], right["dense"], signals, folds),
+        "heads": _offloading(right["lite"], right["dense"], signals, folds) if right else None,
         "offloaded": OFFLOADED,
         "disagreement": round(float(disagreement.mean()), 4),
         "calibration_error": round(
@@ -268,7 +269,8 @@ def _change(lite: Tensor, here: Probed, there: Probed, folds: Tensor) -> Tensor:
 def _on_a_device(
     lite: Tensor, dense: Tensor, clips: Clips, folds: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """By heads taught on the other folds: path -> [N] right; and what a device knows that heard those and was pushed lite's, name -> [N]."""
+    """Path -> [N], right by a head taught on the other folds (empty where one cannot be); and signals of a device that has heard those folds'
+    windows and was pushed the lite path's head: name -> [N]."""
     names = [clips.labels[clip] for clip in clips.clip.tolist()]
     right = {path: torch.zeros(len(lite), dtype=torch.bool) for path in ("lite", "dense")}
     kinds = "head entropy", "head margin", "component classes", "posterior entropy"
@@ -282,6 +284,7 @@ def _on_a_device(
         told["posterior entropy"][inside] = memory.uncertainty(lite[inside])
         head, other = _taught(lite, order, names), _taught(dense, order, names)
         if head is None or other is None:
+            right = {}
             continue
         stand_for = ComponentClasses(memory.settings.components, len(head.classes))
         for part in torch.split(order, CHUNK):
@@ -293,13 +296,11 @@ def _on_a_device(
         through = stand_for.entropy(memory.posterior(lite[inside]).numpy())
         told["component classes"][inside] = torch.from_numpy(through).float()
         beyond = other.judge(dense[inside].numpy())
-        for path, classes, said in (
-            ("lite", head.classes, judged.probabilities),
-            ("dense", other.classes, beyond.probabilities),
-        ):
-            verdicts = [classes[place] for place in said.argmax(1)]
-            truths = [names[window] for window in inside.tolist()]
-            right[path][inside] = torch.tensor([a == b for a, b in zip(verdicts, truths, strict=True)])
+        truths = [names[window] for window in inside.tolist()]
+        for path, by, said in (("lite", head, judged.probabilities), ("dense", other, beyond.probabilities)):
+            if path in right:
+                verdicts = [by.classes[place] for place in said.argmax(1)]
+                right[path][inside] = torch.tensor([a == b for a, b in zip(verdicts, truths, strict=True)])
     return right, told
 
 

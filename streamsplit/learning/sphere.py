@@ -59,30 +59,30 @@ def log_vmf_normaliser(concentration: Tensor, dim: int) -> Tensor:
         concentration: kappa, at least 0, any shape.
         dim: D, at least 8.
     """
-    order, coefficients, constant = _debye(dim)
     v = dim / 2 - 1
-    root = torch.hypot(concentration.double(), order)
-    t = order / root
-    series = t.unsqueeze(-1).expand(*t.shape, len(coefficients)).cumprod(-1) @ coefficients
+    coefficients, constant = _debye(dim)
+    kappa = concentration.double()
+    root = torch.hypot(kappa, kappa.new_tensor(v))
+    t = v / root
+    series = t.unsqueeze(-1).expand(*t.shape, len(coefficients)).cumprod(-1) @ kappa.new_tensor(coefficients)
     logarithms = (v * torch.log1p(t)).sub_(torch.log(t), alpha=v + 0.5)
     return logarithms.sub_(root).sub_(series).add_(constant).to(concentration.dtype)
 
 
 @lru_cache(maxsize=8)
-def _debye(dim: int) -> tuple[Tensor, Tensor, float]:
-    """The order v; factors of t, t^2, ... t^6 in (3 t - 5 t^3) / (24 v) + (t^2 - 6 t^4 + 5 t^6) / (16 v^2); and what is the same for every t."""
+def _debye(dim: int) -> tuple[tuple[float, ...], float]:
+    """Factors of t, t^2, ... t^6 in (3 t - 5 t^3) / (24 v) + (t^2 - 6 t^4 + 5 t^6) / (16 v^2); and what is the same for every t."""
     v = dim / 2 - 1
     first, second = 1 / (24 * v), 1 / (16 * v**2)
-    factors = [3 * first, second, -5 * first, -6 * second, 0.0, 5 * second]
     constant = (v + 0.5) * math.log(v) - (dim - 1) / 2 * math.log(2 * math.pi)
-    return torch.tensor(v, dtype=torch.float64), torch.tensor(factors, dtype=torch.float64), constant
+    return (3 * first, second, -5 * first, -6 * second, 0.0, 5 * second), constant
 
 
 def vmf_concentration(resultant: Tensor, dim: int) -> Tensor:
     """kappa of the von Mises-Fisher distribution whose mean vector has this length (Banerjee et al. 2005, eq. 4.4).
 
     Args:
-        resultant: 0..1, any shape.
+        resultant: 0..1, any shape; from 0.9999 on kappa rises with it alone, where the formula's goes to infinity.
         dim: D.
     """
     return resultant * vmf_stretch(resultant, dim)

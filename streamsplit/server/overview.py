@@ -43,6 +43,7 @@ def overview(store: Path, state_dir: Path) -> dict[str, Any]:
             "published",
             "refused",
             "differences_lost",
+            "doubted",
             "loss",
             "updated_unix_ms",
         ):

@@ -14,7 +14,7 @@ file is replaced as a whole, progress every `checkpoint_steps`, so a kill at any
 
 After a refusal, and whenever somebody else has changed what is served (a rollback, other weights), training starts again from what is
 served: weights that collapsed are not worth training on, and the replay still has the windows. Devices that were in a refused round are
-doubted: what they send next is merged only if the gate would let it pass by itself, so one bad device cannot stop the others.
+doubted: what they send next is merged only if it passes the gate by itself, so one bad device cannot stop the others.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ from streamsplit.server.inbox import Inbox
 from streamsplit.server.known_versions import KnownVersions
 from streamsplit.server.publications import Publications
 from streamsplit.server.refiner_log import RefinerLog
-from streamsplit.server.refining_ranks import Step, follow, leading, leads, led, together, wait
+from streamsplit.server.refining_ranks import follow, leading, leads, led, together, wait
 from streamsplit.server.refining_round import (
+    Judge,
     Outcome,
     Round,
     frozen_blocks,
@@ -73,7 +74,8 @@ class Standing:
         lost: differences left out so far.
         devices: device -> its difference's norm as a share of the weights' norm.
         candidate: id of the version that is being published.
-        doubted: devices that were in a round that was refused, until what they send next stands the gate by itself.
+        suspects: devices merged since training last began from what is served.
+        doubted: devices that were in a candidate that was refused, until what they send passes the gate by itself.
     """
 
     rounds: int = 0
@@ -87,6 +89,7 @@ class Standing:
     lost: int = 0
     devices: dict[str, float] = field(default_factory=dict)
     candidate: str = ""
+    suspects: list[str] = field(default_factory=list)
     doubted: list[str] = field(default_factory=list)
 
 
@@ -182,7 +185,7 @@ class RefinerProcess:
         self._base = self.publications.load(self._newest())
         self._refiner = self._made(self._refiner.frozen, self._refiner.done)
         self.inbox.forget()
-        self.standing.open, self.standing.candidate = False, ""
+        self.standing.open, self.standing.candidate, self.standing.suspects = False, "", []
         self._save()
 
     def _resume(self) -> None:
@@ -218,15 +221,19 @@ class RefinerProcess:
         if self._refiner.frozen != frozen:
             self._refiner = self._made(frozen, self._refiner.done)
 
-        def refusal(difference: Mapping[str, Tensor]) -> str:
+        def refusal(difference: Mapping[str, Tensor]) -> str | None:
+            if self._stop():
+                return None
+            self.log.status("judging devices", **self._told())
             alone = self._made(frozen)
             alone.add(difference)
-            return self._round(reader, alone, alone.step).refusal()
+            return self._judge(reader, alone).refusal()
 
         claimed, most = self.inbox.claim(), self.settings.most_difference
         came = gather(self.inbox, claimed, self.publications, self._base, most, standing.doubted, refusal)
         self._refiner.add(came.difference.tensors)
         standing.doubted = [one for one in standing.doubted if one not in came.difference.norms]
+        standing.suspects = sorted({*standing.suspects, *came.difference.norms})
         standing.devices = {device: round(share, 6) for device, share in came.difference.norms.items()}
         standing.merged, standing.left_out = came.merged, came.left_out
         standing.lost += len(came.left_out)
@@ -245,17 +252,18 @@ class RefinerProcess:
         self.inbox.drop(self.standing.left_out)
 
     def _go_on(self, reader: ReplayReader) -> bool:
-        work = self._round(reader, self._refiner, led(self._refiner, self._base.id))
+        judge = self._judge(reader, self._refiner)
+        step = led(self._refiner, self._base.id)
+        work = Round(judge, step, recent_windows(reader, judge.known))
         if not work.train(self.standing.round_end, self._stop, self._stepped):
             return self._stop() or self._waits("too few windows of a draw can be learned from")
         self.log.status("judging", **self._told())
         self._close_round(work.conclude(self.publications, self._now_unix_ms(), self._announce))
         return True
 
-    def _round(self, reader: ReplayReader, refiner: Refiner, step: Step) -> Round:
+    def _judge(self, reader: ReplayReader, refiner: Refiner) -> Judge:
         known = KnownVersions(self.publications, self._base, refiner.frozen)
-        buffer = recent_windows(reader, known)
-        return Round(self.standing.rounds, self.settings, refiner, step, known, reader, buffer)
+        return Judge(self.standing.rounds, self.settings, refiner, known, reader)
 
     def _stepped(self, figures: dict[str, float]) -> None:
         self._figures = figures
@@ -293,10 +301,11 @@ class RefinerProcess:
         if outcome.kind == "published" and outcome.published is not None:
             self._base = outcome.published
             standing.published += 1
+            standing.suspects = []
             logger.info("published %s: %s", self._base.id, outcome.line.get("why", ""))
         elif outcome.kind == "refused":
             standing.refused += 1
-            standing.doubted = sorted({*standing.doubted, *standing.devices})
+            standing.doubted = sorted({*standing.doubted, *standing.suspects})
             logger.warning("candidate refused: %s", outcome.line.get("why"))
             self._start_again()
         self._save()
@@ -314,6 +323,7 @@ class RefinerProcess:
             "published": self.standing.published,
             "refused": self.standing.refused,
             "differences_lost": self.standing.lost,
+            "doubted": self.standing.doubted,
             "loss": {name: round(value, 4) for name, value in self._figures.items()},
             "why": "",
         }

@@ -18,7 +18,7 @@ from streamsplit.learning import across
 from streamsplit.learning.averaging import DeviceDifference, Merged, merge_differences
 from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer
 from streamsplit.learning.hybrid import HybridSettings
-from streamsplit.learning.lessons import Judged, draw_judged, draw_lesson, held_out
+from streamsplit.learning.lessons import draw_judged, draw_lesson, held_out
 from streamsplit.learning.memory_file import pack as pack_memory
 from streamsplit.learning.refine import Lesson, Refiner, RefineSettings
 from streamsplit.learning.replay import ReplayReader
@@ -36,6 +36,8 @@ CALM = 480
 FEWEST_PAIRS = 8
 LEAST_JUDGED = 48
 LEAST_STRETCHES = 6
+MOST_TRIED = 4
+"""Doubted devices in a round: each takes some seconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,25 +72,70 @@ class Gathered:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Round:
-    """What a round works with.
+class Judge:
+    """Makes a candidate of what a refiner has come to, and asks the gate.
 
     Attributes:
-        number: which, from 0; decides what is drawn to judge.
+        number: of the round, from 0; decides what is drawn to judge.
         settings: of the refiner.
-        refiner: that learns.
-        step: takes a step of it, in every process (`refining_ranks.led`).
-        known: which windows it can learn from, relative to its base.
+        refiner: whose weights.
+        known: which windows they can be judged by, relative to its base.
         reader: the replay.
-        buffer: the devices' last windows.
     """
 
     number: int
     settings: RefinerSettings
     refiner: Refiner
-    step: Callable[[Lesson], dict[str, float]]
     known: KnownVersions
     reader: ReplayReader
+
+    def candidate(self) -> Candidate | str:
+        """The candidate and the verdict on it; or why nothing can be said.
+
+        Raises:
+            ValueError: weights that are not finite.
+        """
+        judged = draw_judged(self.reader, self.settings.judged_windows, self.number, self.known.usable)
+        stretches = len(set(judged.stretches))
+        if len(judged.windows) < LEAST_JUDGED or stretches < LEAST_STRETCHES:
+            return (
+                f"too few held-out windows to judge by: {len(judged.windows)} of {stretches} stretches,"
+                f" expected {LEAST_JUDGED} of {LEAST_STRETCHES}"
+            )
+        known, bits = self.known, self.settings.difference_bits
+        try:
+            return make_candidate(self.refiner, known.base, self._calm(), judged, known.ranges, bits)
+        except PayloadError as error:  # the next round draws other windows
+            return f"a held-out window cannot be read: {error}"
+
+    def refusal(self) -> str | None:
+        """Why the gate refuses what the refiner is now; empty where it does not, None where nothing can be said."""
+        try:
+            candidate = self.candidate()
+        except ValueError as error:
+            return str(error)
+        if isinstance(candidate, str):
+            return None
+        return "; ".join(candidate.verdict.reasons)
+
+    def _calm(self) -> list[BufferedWindow]:
+        chance = torch.Generator().manual_seed(self.number)
+        found = self.reader.sample(2 * CALM, chance)
+        return [one for one in found if self.known.usable(one) and not held_out(one)][:CALM]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """What a round works with.
+
+    Attributes:
+        judge: of the refiner that learns.
+        step: takes a step of it, in every process (`refining_ranks.led`).
+        buffer: the devices' last windows.
+    """
+
+    judge: Judge
+    step: Callable[[Lesson], dict[str, float]]
     buffer: TemporalBuffer
 
     def train(self, to_step: int, stop: Callable[[], bool], told: Callable[[dict[str, float]], None]) -> bool:
@@ -99,12 +146,12 @@ class Round:
             stop: asked before every step.
             told: called after every step with its losses.
         """
-        refiner = self.refiner
+        refiner, known, reader = self.judge.refiner, self.judge.known, self.judge.reader
         least = max(min(refiner.settings.batch, FEWEST_PAIRS), 2 * across.processes())
         while refiner.done < to_step:
             if stop():
                 return False
-            lesson = draw_lesson(self.reader, self.buffer, refiner.settings, refiner.done, self.known.usable)
+            lesson = draw_lesson(reader, self.buffer, refiner.settings, refiner.done, known.usable)
             if len(lesson.pairs) < least:
                 return False
             try:
@@ -124,21 +171,16 @@ class Round:
             at_unix_ms: the wall clock.
             announce: called with the candidate's id just before it is published; must remember it through a kill.
         """
-        judged = self._judged()
         try:
-            candidate = self._candidate(judged)
+            candidate = self.judge.candidate()
         except ValueError as error:
             return Outcome("refused", None, {"why": str(error)})
-        if candidate is None:
-            why = (
-                f"too few held-out windows to judge by: {len(judged.windows)} of {len(set(judged.stretches))} stretches,"
-                f" expected {LEAST_JUDGED} of {LEAST_STRETCHES}"
-            )
-            return Outcome("unjudged", None, {"why": why})
+        if isinstance(candidate, str):
+            return Outcome("unjudged", None, {"why": candidate})
         line = {
             "candidate": candidate.version.id,
             "why": str(candidate.verdict),
-            "judged": len(judged.windows),
+            "judged": max(one.windows for one in candidate.verdict.candidate.values()),
             "quality": said(candidate.verdict),
             "difference_bytes": len(candidate.difference),
         }
@@ -150,35 +192,13 @@ class Round:
             return Outcome("void", None, {**line, "why": "another version is served meanwhile"})
         return Outcome("published", candidate.version, line)
 
-    def refusal(self) -> str:
-        """Why the gate refuses what the refiner is now; empty where it does not, or cannot tell for want of held-out windows."""
-        try:
-            candidate = self._candidate(self._judged())
-        except ValueError as error:
-            return str(error)
-        return "" if candidate is None or candidate.verdict.publish else str(candidate.verdict)
-
-    def _judged(self) -> Judged:
-        return draw_judged(self.reader, self.settings.judged_windows, self.number, self.known.usable)
-
-    def _candidate(self, judged: Judged) -> Candidate | None:
-        """Judged by these windows; None where they are too few."""
-        if len(judged.windows) < LEAST_JUDGED or len(set(judged.stretches)) < LEAST_STRETCHES:
-            return None
-        known, bits = self.known, self.settings.difference_bits
-        return make_candidate(self.refiner, known.base, self._calm(), judged, known.ranges, bits)
-
     def _publish(self, publications: Publications, candidate: Candidate, at_unix_ms: int) -> Current | None:
-        memory = remembered(candidate.version, self.buffer, self.known.ranges)
+        known = self.judge.known
+        memory = remembered(candidate.version, self.buffer, known.ranges)
         packed = None if memory is None else pack_memory(memory, with_reservoir=False)
         return publications.publish(
-            candidate.version, self.known.base.id, candidate.difference, packed, at_unix_ms
+            candidate.version, known.base.id, candidate.difference, packed, at_unix_ms
         )
-
-    def _calm(self) -> list[BufferedWindow]:
-        chance = torch.Generator().manual_seed(self.number)
-        found = self.reader.sample(2 * CALM, chance)
-        return [one for one in found if self.known.usable(one) and not held_out(one)][:CALM]
 
 
 def refiner_of(
@@ -240,7 +260,7 @@ def gather(
     base: Version,
     most: float,
     doubted: Collection[str],
-    refusal: Callable[[Mapping[str, Tensor]], str],
+    refusal: Callable[[Mapping[str, Tensor]], str | None],
 ) -> Gathered:
     """What a round has claimed of the inbox as one difference.
 
@@ -254,8 +274,9 @@ def gather(
         publications: where versions are.
         base: what is refined.
         most: clip of a device's difference, as a share of the weights' norm.
-        doubted: devices whose differences are merged only if the gate does not refuse what each alone makes of what is served.
-        refusal: why it does; empty if not.
+        doubted: devices whose differences are merged only if the gate lets pass what each alone makes of what is served. MOST_TRIED a round
+            are tried; those of others stay claimed.
+        refusal: why it does not; empty if it does, None if nothing can be said now: then the difference stays claimed, too.
     """
     bases = _Bases(publications, base)
     read: dict[str, DeviceDifference] = {}
@@ -265,16 +286,28 @@ def gather(
             read[path.name] = inbox.since(path, bases.find)
         except PayloadError as error:
             left_out[path.name] = str(error)
+    waiting: set[str] = set()
+    tried = 0
     for name, one in read.items():
-        if one.device in doubted and (why := refusal(merge_differences([one], base.state, most).tensors)):
-            left_out[name] = f"device {one.device}: it was in a round that was refused, and so is this: {why}"
-    outcome = merge_differences([one for name, one in read.items() if name not in left_out], base.state, most)
-    for name, one in read.items():
+        alone = merge_differences([one], base.state, most)
+        if one.device not in doubted or alone.refused:
+            continue
+        tried += 1
+        why = refusal(alone.tensors) if tried <= MOST_TRIED else None
+        if why is None:
+            waiting.add(name)
+        elif why:
+            left_out[name] = (
+                f"device {one.device}: it was in a refused candidate, and is refused by itself: {why}"
+            )
+    merging = {name: one for name, one in read.items() if name not in waiting and name not in left_out}
+    outcome = merge_differences(list(merging.values()), base.state, most)
+    for name, one in merging.items():
         if one.device in outcome.refused:
             left_out[name] = f"device {one.device}: {outcome.refused[one.device]}"
     for why in left_out.values():
         logger.warning("a difference is left out: %s", why)
-    return Gathered(outcome, [name for name in read if name not in left_out], left_out)
+    return Gathered(outcome, [name for name in merging if name not in left_out], left_out)
 
 
 class _Bases:

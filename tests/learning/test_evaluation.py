@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -109,7 +111,9 @@ def test_uncertainty_that_knows_the_errors_recovers_them_first(made: Clips) -> N
     by_chance = judged["signals"]["random"]
     assert (by_chance["auroc"], by_chance["recovered"]) == (0.5, pytest.approx(0.2, abs=0.003))
     assert 0.0 < by_chance["spread"] < 0.2
+    turned = judge_uncertainty({"lite": lite, "dense": dense.roll(1, 1)}, made)["heads"]
     heads = judged["heads"]
+    assert turned["dense"]["mean"] == pytest.approx(heads["dense"]["mean"], abs=0.02), "a head for each path"
     assert heads["dense"]["mean"] > heads["lite"]["mean"] + 0.05
     assert heads["wrong_and_mended"] == pytest.approx(
         heads["dense"]["mean"] - heads["lite"]["mean"], abs=0.03
@@ -119,6 +123,14 @@ def test_uncertainty_that_knows_the_errors_recovers_them_first(made: Clips) -> N
     assert nothing["signals"]["disagreement"]["recovered"] is None
     assert nothing["heads"]["signals"]["disagreement"]["recovered"] is None
     assert nothing["heads"]["wrong_and_mended"] == nothing["heads"]["spoilt"] == 0.0
+
+
+def test_where_classes_are_too_small_for_heads_nothing_is_judged_by_them(made: Clips) -> None:
+    dense = F.normalize(drawn(made, 0.05), dim=1)
+    lonely = replace(made, labels=tuple(str(place) for place in range(CLIPS)))
+    judged = judge_uncertainty({"lite": dense, "dense": dense}, lonely)
+    assert judged["heads"] is None
+    assert judged["lite"]["mean"] == 0.0, "no clip's class is in another fold"
 
 
 def test_what_labels_taught_is_unsure_of_windows_that_are_like_no_class(made: Clips) -> None:

@@ -14,6 +14,7 @@ from streamsplit.learning.buffer import BufferedWindow
 from streamsplit.learning.device_difference import pack_device_difference
 from streamsplit.learning.differences import spec_of
 from streamsplit.learning.upgrade import make_upgrade
+from streamsplit.server import refining_round
 from streamsplit.server.inbox import Inbox
 from streamsplit.server.overview import overview
 from streamsplit.server.publications import Publications
@@ -179,37 +180,65 @@ def test_the_inbox_takes_only_a_devices_own_difference(tmp_path: Path, compact: 
         pack_device_difference({"dense.project.bias": torch.ones(128)}, compact, "pi0", 1)
 
 
-def test_a_device_that_spoils_rounds_is_left_out_until_what_it_sends_is_sound(
+def astray(version: Version) -> dict[str, torch.Tensor]:
+    """As much as a device may change, all of it in one direction: every lite embedding goes there."""
+    name = "blocks.3.project.weight"
+    rows, columns = version.state[name].shape
+    return {name: torch.linspace(-1, 1, rows)[:, None].expand(rows, columns).contiguous()}
+
+
+def test_a_device_that_makes_candidates_be_refused_is_left_out_until_what_it_sends_passes(
     settings: RefinerSettings, compact: Version, heard: list[BufferedWindow]
 ) -> None:
-    settings = settings.model_copy(update={"most_difference": 9.0})
     subject, inbox = process(settings, compact), Inbox(settings.state_dir / INBOX)
 
     def send(device: str, sent: dict[str, torch.Tensor]) -> None:
-        base = subject._base
-        inbox.put(device, pack_device_difference(sent, base, device, 10), base)
+        windows = 100 if device == "bad" else 10
+        inbox.put(device, pack_device_difference(sent, subject._base, device, windows), subject._base)
 
-    def collapse() -> dict[str, torch.Tensor]:
-        state, project = subject._base.state, "blocks.3.project"
-        return {
-            f"{project}.weight": -0.999 * state[f"{project}.weight"],
-            f"{project}.bias": torch.linspace(-1, 1, 128) - state[f"{project}.bias"],
-        }
+    def turn() -> tuple[str, set[str], list[str]]:
+        more(settings, heard, f"round {subject.standing.rounds}")
+        assert subject.turn()
+        line = lines(settings)[-1]
+        return line["outcome"], set(line["devices"]), subject.standing.doubted
 
-    send("bad", collapse())
-    assert subject.turn()
-    assert (lines(settings)[-1]["outcome"], subject.standing.doubted) == ("refused", ["bad"])
-    more(settings, heard)
-    send("bad", collapse())
+    send("bad", astray(compact))
+    send("beside", learned(compact, 3))
+    assert turn() == ("refused", {"bad", "beside"}, ["bad", "beside"])
+    send("bad", astray(compact))
     send("good", learned(compact, 1))
-    assert subject.turn()
-    line = lines(settings)[-1]
-    assert (line["outcome"], set(line["devices"])) == ("published", {"good"})
-    (why,) = line["left_out"]
-    assert why.startswith("device bad: it was in a round that was refused, and so is this: ")
-    assert "lite: " in why
-    assert process(settings, compact).standing.doubted == ["bad"], "it must not be forgotten by a restart"
+    assert turn() == ("published", {"good"}, ["bad", "beside"])
+    (why,) = lines(settings)[-1]["left_out"]
+    assert why.startswith(
+        "device bad: it was in a refused candidate, and is refused by itself: lite: mean vector "
+    )
+    assert process(settings, compact).standing.doubted == ["bad", "beside"], "a restart must not forget it"
+    assert overview(settings.state_dir / "none.db", settings.state_dir)["refiner_doubted"] == [
+        "bad",
+        "beside",
+    ]
+    send("bad", learned(subject._base, 2))
+    send("beside", learned(subject._base, 3))
+    assert turn() == ("published", {"bad", "beside"}, [])
+
+
+def test_where_nothing_can_be_judged_a_doubted_device_waits_and_all_since_the_last_publication_are_suspects(
+    settings: RefinerSettings, compact: Version, heard: list[BufferedWindow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, inbox = process(settings, compact), Inbox(settings.state_dir / INBOX)
+    monkeypatch.setattr(refining_round, "LEAST_JUDGED", 10**6)
+    inbox.put("bad", pack_device_difference(astray(compact), compact, "bad", 10), compact)
+    subject.turn()
+    subject.standing.doubted = ["other"]
+    inbox.put("other", pack_device_difference(learned(compact, 1), compact, "other", 10), compact)
+    more(settings, heard)
+    subject.turn()
+    assert [line["outcome"] for line in lines(settings)] == ["unjudged", "unjudged"]
+    assert (subject.standing.suspects, subject.standing.doubted) == (["bad"], ["other"])
+    assert len(inbox.claim()) == 1, "it is neither merged nor lost"
+    monkeypatch.undo()
     more(settings, heard, "later still")
-    send("bad", learned(compact, 2))
-    assert subject.turn()
-    assert (set(lines(settings)[-1]["devices"]), subject.standing.doubted) == ({"bad"}, [])
+    subject.turn()
+    assert lines(settings)[-1]["outcome"] == "refused"
+    assert subject.standing.doubted == ["bad", "other"]
+    assert subject.standing.suspects == []
