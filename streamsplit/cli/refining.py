@@ -152,7 +152,7 @@ def _when(at_unix_ms: int) -> str:
 
 
 def _said(name: str, value: Any) -> str:
-    if value is None or value == "":
+    if value is None or value in ("", []):
         return "-"
     if name.endswith("_unix_ms"):
         return _when(int(value))
@@ -160,4 +160,6 @@ def _said(name: str, value: Any) -> str:
         return f"{value / 1e6:.1f} MB"
     if isinstance(value, dict):
         return ", ".join(f"{key} {part}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value)
     return str(value)
