@@ -60,22 +60,23 @@ def log_vmf_normaliser(concentration: Tensor, dim: int) -> Tensor:
         dim: D, at least 8.
     """
     v = dim / 2 - 1
-    coefficients, constant = _debye(dim)
-    kappa = concentration.double()
-    root = torch.hypot(kappa, kappa.new_tensor(v))
-    t = v / root
-    series = t.unsqueeze(-1).expand(*t.shape, len(coefficients)).cumprod(-1) @ kappa.new_tensor(coefficients)
+    order, coefficients, constant = _debye(dim)
+    root = torch.hypot(concentration.double(), order)
+    t = order / root
+    series = t.unsqueeze(-1).expand(*t.shape, len(coefficients)).cumprod(-1) @ coefficients
     logarithms = (v * torch.log1p(t)).sub_(torch.log(t), alpha=v + 0.5)
     return logarithms.sub_(root).sub_(series).add_(constant).to(concentration.dtype)
 
 
 @lru_cache(maxsize=8)
-def _debye(dim: int) -> tuple[tuple[float, ...], float]:
-    """Factors of t, t^2, ... t^6 in (3 t - 5 t^3) / (24 v) + (t^2 - 6 t^4 + 5 t^6) / (16 v^2); and what is the same for every t."""
+@torch.inference_mode(False)  # kept for callers who want gradients, whoever calls first
+def _debye(dim: int) -> tuple[Tensor, Tensor, float]:
+    """v; factors of t, t^2, ... t^6 in (3 t - 5 t^3) / (24 v) + (t^2 - 6 t^4 + 5 t^6) / (16 v^2); and what is the same for every t."""
     v = dim / 2 - 1
     first, second = 1 / (24 * v), 1 / (16 * v**2)
+    factors = [3 * first, second, -5 * first, -6 * second, 0.0, 5 * second]
     constant = (v + 0.5) * math.log(v) - (dim - 1) / 2 * math.log(2 * math.pi)
-    return (3 * first, second, -5 * first, -6 * second, 0.0, 5 * second), constant
+    return torch.tensor(v, dtype=torch.float64), torch.tensor(factors, dtype=torch.float64), constant
 
 
 def vmf_concentration(resultant: Tensor, dim: int) -> Tensor:
