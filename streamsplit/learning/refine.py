@@ -142,7 +142,7 @@ class Refiner:
         for part in encoder.learning_from(frozen):
             part.requires_grad_(True)
         self.optimiser = self._fresh_optimiser()
-        self.mean = _copies(self.parameters)
+        self.mean = [parameter.detach().clone() for parameter in self.parameters]
         self.averaged = 0
         self.done = self.began = done
         self.skipped = 0
@@ -192,12 +192,9 @@ class Refiner:
             if name not in own or own[name].shape != change.shape:
                 raise ConfigError(f"difference of {name}: not a parameter of {self.encoder.name}")
         with torch.no_grad():
-            for name, change in difference.items():
-                if own[name].requires_grad:
-                    own[name].add_(change.to(own[name]))
-            means = {name: mean for (name, _), mean in zip(self._named(), self.mean, strict=True)}
-            for name, mean in means.items():
+            for (name, parameter), mean in zip(self._named(), self.mean, strict=True):
                 if name in difference:
+                    parameter.add_(difference[name].to(parameter))
                     mean.add_(difference[name].to(mean))
 
     def candidate(self, calm: Tensor) -> SplitEncoder:
@@ -395,7 +392,3 @@ class Refiner:
     def _said(self) -> dict[str, object]:
         said: dict[str, object] = json.loads(json.dumps(asdict(self.settings)))
         return {"refine": said, "encoder": self.encoder.name, "frozen": self.frozen}
-
-
-def _copies(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in parameters]

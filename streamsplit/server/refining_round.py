@@ -289,8 +289,10 @@ def gather(
     waiting: set[str] = set()
     tried = 0
     for name, one in read.items():
+        if one.device not in doubted:
+            continue
         alone = merge_differences([one], base.state, most)
-        if one.device not in doubted or alone.refused:
+        if alone.refused:
             continue
         tried += 1
         why = refusal(alone.tensors) if tried <= MOST_TRIED else None
