@@ -38,8 +38,8 @@ from streamsplit.server.refiner import PUBLISHED
 logger = logging.getLogger(__name__)
 
 EDGE_BATCH, REFINER_BATCH = 8, 128
-ROUND_STEPS, FEWEST_ROUNDS = 24, 2
-"""Steps of a round; fewer where so few windows come that there would be no two rounds."""
+ROUND_STEPS, FEWEST_ROUNDS = 24, 4
+"""Steps of a round; fewer where so few windows come that a first round, which takes all that have come by then, would leave none for another."""
 POLL_S = 0.5
 QUIET_POLLS = 6
 """A refiner that waits for so long has nothing left to do."""
