@@ -211,7 +211,7 @@ class RefinerSettings(BaseModel):
         round_steps: steps between two candidates.
         least_windows: windows in the replay before the first round.
         new_windows: windows that must arrive between rounds.
-        judged_windows: held-out windows that candidates are judged by, at most.
+        judged_windows: held-out windows that candidates are judged by, at most; fewer than 48 never judge anything.
         checkpoint_steps: steps that a kill can cost.
         difference_bits: of published differences, 3 to 8.
         most_difference: a device's difference is clipped to this share of the weights' norm.
@@ -232,7 +232,7 @@ class RefinerSettings(BaseModel):
     round_steps: int = Field(default=200, ge=1)
     least_windows: int = Field(default=1000, ge=64)
     new_windows: int = Field(default=500, ge=1)
-    judged_windows: int = Field(default=512, ge=32, le=8192)
+    judged_windows: int = Field(default=512, ge=48, le=8192)
     checkpoint_steps: int = Field(default=50, ge=1)
     difference_bits: int = Field(default=4, ge=3, le=8)
     most_difference: float = Field(default=0.2, gt=0, le=1)

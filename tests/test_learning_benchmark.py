@@ -91,6 +91,7 @@ def test_a_quick_comparison_runs_the_whole_product_and_its_refiner(tmp_path: Pat
     for figure in ("probe", "gap_points", "effective_rank"):
         assert {"lite", "dense", "lite pooled", "device lite"} <= set(own[figure])
     row = json.loads((tmp_path / "rows" / "made-streaming-0.json").read_text())
-    assert {one["outcome"] for one in row["rounds"]} & {"published", "refused"}
+    # The last round has at least 1,024 audible windows, so 7 held-out stretches or more: enough to judge by, whatever the stream's name.
+    assert row["rounds"][-1]["outcome"] in {"published", "refused"}, row["rounds"]
     assert row["refiner_pairs"] > 0
     assert row["edge_pairs"] > 0

@@ -1,7 +1,8 @@
 """Which windows the refiner learns from, and which it is judged by: drawn from the replay, never the same for both.
 
-A stretch is 16 consecutive windows of one stream. One stretch in ten, by its name alone, is held out: whoever asks gets the same
-answer, on every machine and after every restart, and neighbours of a judged window are not learned from either (but at its stretch's ends).
+A stretch is 16 consecutive windows of one stream. Of every ten consecutive stretches one is held out, which one follows from their names
+alone: whoever asks gets the same answer, on every machine and after every restart, a stream of n windows has its n / 160 held-out stretches
+or one more, and neighbours of a judged window are not learned from either (but at its stretch's ends).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from streamsplit.learning.replay import ReplayReader
 
 STRETCH = 16
 HELD_OUT_ONE_IN = 10
-FROM_ONE_STRETCH = 6
+FROM_ONE_STRETCH = STRETCH // 2
 """Windows judged of one stretch: enough to find each other, few enough that many stretches are heard."""
 OVERDRAW = 3
 """Windows drawn for one that is used: a tenth is held out, others may be of versions that cannot be used."""
@@ -50,7 +51,8 @@ def stretch(window: BufferedWindow) -> str:
 
 def held_out(window: BufferedWindow) -> bool:
     """Whether a window is judged by, and so never learned from."""
-    return zlib.crc32(stretch(window).encode()) % HELD_OUT_ONE_IN == 0
+    ten, place = divmod(window.sequence // STRETCH, HELD_OUT_ONE_IN)
+    return zlib.crc32(f"{window.device}/{window.stream}/{ten}".encode()) % HELD_OUT_ONE_IN == place
 
 
 def draw_lesson(

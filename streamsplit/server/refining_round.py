@@ -18,7 +18,7 @@ from streamsplit.learning import across
 from streamsplit.learning.averaging import DeviceDifference, Merged, merge_differences
 from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer
 from streamsplit.learning.hybrid import HybridSettings
-from streamsplit.learning.lessons import draw_judged, draw_lesson, held_out
+from streamsplit.learning.lessons import FROM_ONE_STRETCH, draw_judged, draw_lesson, held_out
 from streamsplit.learning.memory_file import pack as pack_memory
 from streamsplit.learning.refine import Lesson, Refiner, RefineSettings
 from streamsplit.learning.replay import ReplayReader
@@ -34,8 +34,8 @@ BUFFERED = 4096
 CALM = 480
 """Windows that batch norms are settled and ranges calibrated on."""
 FEWEST_PAIRS = 8
-LEAST_JUDGED = 48
 LEAST_STRETCHES = 6
+LEAST_JUDGED = LEAST_STRETCHES * FROM_ONE_STRETCH
 MOST_TRIED = 4
 """Doubted devices in a round: each takes some seconds."""
 

@@ -21,7 +21,7 @@ from streamsplit.errors import ConfigError
 from streamsplit.learning.boundary_views import BoundaryViewSettings, boundary_view
 from streamsplit.learning.buffer import BufferedWindow, TemporalBuffer, places_in_time
 from streamsplit.learning.hybrid import temporal_ties
-from streamsplit.learning.lessons import draw_judged, draw_lesson, held_out, recent_run, stretch
+from streamsplit.learning.lessons import STRETCH, draw_judged, draw_lesson, held_out, recent_run, stretch
 from streamsplit.learning.progress import load_progress, save_progress
 from streamsplit.learning.refine import Lesson, Refiner, RefineSettings
 from streamsplit.learning.replay import FeatureReplay, ReplayReader
@@ -247,6 +247,19 @@ def test_held_out_windows_are_never_learned_from(ring: FeatureReplay) -> None:
     assert len(set(judged.stretches)) >= 5
     share = sum(map(held_out, ring.newest(1000))) / 960
     assert 0.03 < share < 0.25
+
+
+@pytest.mark.parametrize("count", [1000, 1281, 1600, 4000])
+def test_one_of_every_ten_stretches_of_a_stream_is_held_out_whatever_its_name(
+    features: list[BufferedWindow], count: int
+) -> None:
+    places = set()
+    for name in range(40):
+        windows = [replace(features[0], stream=f"s{name}", sequence=n) for n in range(count)]
+        apart = {stretch(one) for one in windows if held_out(one)}
+        assert count // (10 * STRETCH) <= len(apart) <= count // (10 * STRETCH) + 1
+        places |= {int(one.rsplit("/", 1)[1]) % 10 for one in apart}
+    assert places == set(range(10))
 
 
 def test_the_same_step_draws_the_same_lesson(ring: FeatureReplay) -> None:
