@@ -240,7 +240,7 @@ class DistributionMemory:
 
     # How it learns.
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def update(self, z: Tensor) -> None:
         """Takes windows of one stream, in their order: [B, D] unit norm; constant cost a window.
 
@@ -283,9 +283,9 @@ class DistributionMemory:
         length = torch.linalg.vector_norm(apart, dim=1, keepdim=True)
         self.radius.lerp_(length.mean(), pace)
         apart = apart.div_(length.clamp_(min=1e-12))
-        earlier = torch.cat([self.previous[None], apart[:-1]])
+        alike = torch.linalg.vecdot(apart, torch.cat([self.previous[None], apart])[:-1])
         self.previous.copy_(apart[-1])
-        self.correlation.lerp_(torch.linalg.vecdot(apart, earlier).mean(), len(z) / min(after, _RECENT))
+        self.correlation.lerp_(alike.mean(), len(z) / min(after, _RECENT))
         return apart if self.settings.centred else z
 
     @property
@@ -303,10 +303,9 @@ class DistributionMemory:
         points = self.points.add_(fresh).clamp_(max=1 / self.settings.step)
         pace = (fresh / torch.maximum(points, fresh).clamp_(min=1e-12)).unsqueeze(1)
         apart = means - self.means
-        if self.settings.kind == "gaussian":
-            change = torch.addcmul(spread, 1 - pace, apart.square()).sub_(self.variances)
-            self.variances.addcmul_(pace, change)
         self.means.addcmul_(pace, apart)
+        if self.settings.kind == "gaussian":  # Welford 1962: from the mean before times from the mean after
+            self.variances.lerp_(torch.addcmul(spread, apart, means - self.means), pace)
 
     def _refit(self) -> None:
         """Moves components to where the reservoir is explained worst, if that makes it likelier."""

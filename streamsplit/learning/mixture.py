@@ -61,16 +61,17 @@ class GaussianMixture:
 
     def log_joint(self, points: Tensor) -> Tensor:
         """log of weight times density: [B, D] to [B, K] nats."""
-        precision = self.variances.reciprocal()
         if len(points) <= _FEW:
-            distance = ((points.unsqueeze(1) - self.means).square() * precision).sum(2)
+            distance = ((points.unsqueeze(1) - self.means).square() / self.variances).sum(2)
         else:
+            precision = self.variances.reciprocal()
             weighted = self.means * precision
             distance = (
                 points.square() @ precision.T - 2 * points @ weighted.T + (self.means * weighted).sum(1)
             ).clamp(min=0.0)
-        constant = torch.log(self.variances).sum(1) + points.shape[1] * math.log(2 * math.pi)
-        return torch.log(self.weights.clamp(min=_NO_WEIGHT)) - (distance + constant) / 2
+        volume = torch.log(self.variances).sum(1) + points.shape[1] * math.log(2 * math.pi)
+        weight = torch.log(self.weights.clamp(min=_NO_WEIGHT))
+        return torch.sub(weight, distance + volume, alpha=0.5)
 
     def projected(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of every component along directions [M, D]: [K, M] twice."""
