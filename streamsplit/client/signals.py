@@ -31,6 +31,7 @@ class Signals:
         components: of the memory, in use.
         head_entropy, head_margin: of the label head's classes given each, 0..1; None of a window whose embedding the server's dense
             tail has made: the head knows the device's own.
+        head_change: how likely the server's dense tail would make another class of each, 0..1; None likewise.
         class_entropy: of the classes that the memory's components given each stand for, 0..1.
     """
 
@@ -41,6 +42,7 @@ class Signals:
     components: float | None
     head_entropy: list[float | None] | None
     head_margin: list[float | None] | None
+    head_change: list[float | None] | None
     class_entropy: list[float] | None
 
 
@@ -105,6 +107,7 @@ class Insight:
             round(memory.effective_components, 1) if known else None,
             _placed(judged.entropy if judged else None, own, 5),
             _placed(judged.margin if judged else None, own, 5),
+            _placed(judged.change if judged else None, own, 5),
             _told(class_entropy, 5),
         )
 

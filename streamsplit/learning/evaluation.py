@@ -5,7 +5,7 @@ A representation is a vector per window, [N, P]. Clips are judged by the mean ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from streamsplit.encoders.split import SplitEncoder
 from streamsplit.errors import ConfigError
 from streamsplit.learning.clips import Clips
-from streamsplit.learning.label_head import ComponentClasses, LabelHead, LabelTeacher
+from streamsplit.learning.head_teacher import HeadTeacher
+from streamsplit.learning.label_head import ComponentClasses
 from streamsplit.learning.losses import alignment, effective_rank, uniformity
 from streamsplit.learning.memory import DistributionMemory, MemorySettings
 from streamsplit.learning.probe import Probed, linear_probe, nearest_neighbours_right, retrieve
@@ -273,16 +274,19 @@ def _on_a_device(
     windows and was pushed the lite path's head: name -> [N]."""
     names = [clips.labels[clip] for clip in clips.clip.tolist()]
     right = {path: torch.zeros(len(lite), dtype=torch.bool) for path in ("lite", "dense")}
-    kinds = "head entropy", "head margin", "component classes", "posterior entropy"
+    kinds = "head change", "head entropy", "head margin", "component classes", "posterior entropy"
     told = {name: torch.zeros(len(lite)) for name in kinds}
     for fold in torch.unique(folds):
         inside, others = torch.nonzero(folds == fold).flatten(), torch.nonzero(folds != fold).flatten()
         order = others[torch.randperm(len(others), generator=torch.Generator().manual_seed(0))]
         memory = DistributionMemory(MemorySettings(dim=lite.shape[1]))
+        teacher = HeadTeacher.of(lite.shape[1])
         for part in torch.split(order, CHUNK):
             memory.update(lite[part])
+            labels = [names[window] for window in part.tolist()]
+            teacher.learn(lite[part].numpy(), dense[part].numpy(), labels)
         told["posterior entropy"][inside] = memory.uncertainty(lite[inside])
-        head, other = _taught(lite, order, names), _taught(dense, order, names)
+        head, other = teacher.head(), teacher.dense.head()
         if head is None or other is None:
             right = {}
             continue
@@ -290,26 +294,21 @@ def _on_a_device(
         for part in torch.split(order, CHUNK):
             said = head.judge(lite[part].numpy()).probabilities
             stand_for.learn(memory.posterior(lite[part]).numpy(), said)
-        judged = head.judge(lite[inside].numpy())
-        told["head entropy"][inside] = torch.from_numpy(judged.entropy).float()
-        told["head margin"][inside] = torch.from_numpy(-judged.margin).float()
+        judged, beyond = head.judge(lite[inside].numpy()), other.judge(dense[inside].numpy())
         through = stand_for.entropy(memory.posterior(lite[inside]).numpy())
-        told["component classes"][inside] = torch.from_numpy(through).float()
-        beyond = other.judge(dense[inside].numpy())
+        for name, signal in (
+            ("head change", judged.change),
+            ("head entropy", judged.entropy),
+            ("head margin", -judged.margin),
+            ("component classes", through),
+        ):
+            if signal is not None:
+                told[name][inside] = torch.from_numpy(signal).float()
         truths = [names[window] for window in inside.tolist()]
-        for path, by, said in (("lite", head, judged.probabilities), ("dense", other, beyond.probabilities)):
+        for path, verdicts in (("lite", head.verdicts(judged)), ("dense", other.verdicts(beyond))):
             if path in right:
-                verdicts = [by.classes[place] for place in said.argmax(1)]
                 right[path][inside] = torch.tensor([a == b for a, b in zip(verdicts, truths, strict=True)])
     return right, told
-
-
-def _taught(embeddings: Tensor, order: Tensor, names: Sequence[str]) -> LabelHead | None:
-    """The head that these windows [n] of [N, D] make; None where there are too few."""
-    teacher = LabelTeacher(embeddings.shape[1])
-    for part in torch.split(order, CHUNK):
-        teacher.learn(embeddings[part].numpy(), [names[window] for window in part.tolist()])
-    return teacher.head()
 
 
 def _auroc(signal: Tensor, wrong: Tensor) -> float | None:

@@ -1,7 +1,7 @@
 """Where some windows have labels: a small linear head that the server teaches and pushes, and what it makes a device unsure of.
 
     labelled windows, as their device embeds them -> LabelTeacher (server) -> LabelHead -> every device of the version
-    a window's own embedding -> LabelHead -> entropy and margin of its class probabilities
+    a window's own embedding -> LabelHead -> entropy and margin of its class probabilities, and how likely offloading changes the class
                              -> ComponentClasses: what the head said of the windows each component of the memory explained -> entropy
 
 Linear discriminant analysis, from sums: one pass, no labels kept, and a head is one 128 x 128 solution. On the single windows of ESC-50
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -57,11 +57,13 @@ class Judged:
         probabilities: [B, C].
         entropy: [B] of them, over its greatest value: 0..1.
         margin: [B] by how much the likeliest class is likelier than the next, 0..1.
+        change: [B] how likely the head of the dense embedding holds another class for the likeliest, 0..1; None where nobody knows.
     """
 
     probabilities: Array
     entropy: Array
     margin: Array
+    change: Array | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,11 +74,13 @@ class LabelHead:
         classes: C names.
         weights: [C, D] float32.
         bias: [C] float32.
+        change: [D + 3] float32, of `change_inputs` and of 1; None where it is not known (see `HeadTeacher`).
     """
 
     classes: tuple[str, ...]
     weights: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
+    change: npt.NDArray[np.float32] | None = None
 
     def judge(self, embeddings: npt.ArrayLike) -> Judged:
         """Of windows' own embeddings, [B, D]."""
@@ -85,13 +89,24 @@ class LabelHead:
         likelihoods = np.exp(scores)
         probabilities: Array = likelihoods / likelihoods.sum(axis=1, keepdims=True)
         first = np.partition(probabilities, -2, axis=1)[:, -2:]
-        return Judged(probabilities, entropy(probabilities), first[:, 1] - first[:, 0])
+        judged = Judged(probabilities, entropy(probabilities), first[:, 1] - first[:, 0], None)
+        if self.change is None:
+            return judged
+        likely = change_inputs(embeddings, judged) @ self.change[:-1] + self.change[-1]
+        return replace(judged, change=np.clip(likely, 0.0, 1.0))
+
+    def verdicts(self, judged: Judged) -> list[str]:
+        """The likeliest class of each window that it has judged."""
+        return [self.classes[place] for place in judged.probabilities.argmax(axis=1)]
 
     def pack(self) -> bytes:
         """The head as a safetensors file."""
         told = json.dumps({"format_version": FORMAT_VERSION, "classes": self.classes}, ensure_ascii=False)
-        settings = np.frombuffer(told.encode(), dtype=np.uint8)
-        return to_bytes({"bias": self.bias, "settings": settings, "weights": self.weights})
+        tensors: dict[str, npt.NDArray[np.generic]] = {"bias": self.bias, "weights": self.weights}
+        tensors["settings"] = np.frombuffer(told.encode(), dtype=np.uint8)
+        if self.change is not None:
+            tensors["change"] = self.change
+        return to_bytes(tensors)
 
     @classmethod
     def unpack(cls, content: bytes, dim: int) -> LabelHead:
@@ -113,7 +128,7 @@ class LabelHead:
         try:
             said = json.loads(tensors["settings"].tobytes())
             version, classes = said["format_version"], said["classes"]
-            weights, bias = tensors["weights"], tensors["bias"]
+            weights, bias, change = tensors["weights"], tensors["bias"], tensors.get("change")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise PayloadError(f"label head: damaged: {error!r}") from None
         if version != FORMAT_VERSION:
@@ -129,17 +144,25 @@ class LabelHead:
         for name, tensor, shape in (
             ("weights", weights, (len(classes), dim)),
             ("bias", bias, (len(classes),)),
+            ("change", change, (dim + 3,)),
         ):
+            if tensor is None:
+                continue  # an older server's, or one that has not seen both embeddings yet
             if tensor.shape != shape or tensor.dtype != np.float32 or not np.isfinite(tensor).all():
                 raise PayloadError(
                     f"label head {name}: expected finite float32 {shape}, got {tensor.dtype} {tensor.shape}"
                 )
-        return cls(tuple(classes), weights, bias)
+        return cls(tuple(classes), weights, bias, change)
 
 
 def most_bytes(dim: int) -> int:
     """Of a packed head of D dimensions, at most."""
-    return MOST_CLASSES * (4 * (dim + 1) + 6 * MOST_NAME) + 4096
+    return MOST_CLASSES * (4 * (dim + 1) + 6 * MOST_NAME) + 4 * (dim + 3) + 4096
+
+
+def change_inputs(embeddings: npt.ArrayLike, judged: Judged) -> Array:
+    """What a change of the verdict is predicted from: windows' own embeddings, margins and entropies, [B, D + 2]."""
+    return np.column_stack([np.asarray(embeddings, np.float64), judged.margin, judged.entropy])
 
 
 def entropy(probabilities: npt.ArrayLike) -> Array:

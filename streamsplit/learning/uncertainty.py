@@ -125,6 +125,12 @@ class DisagreementHead:
         for one, truth in zip(inputs, truths, strict=True):
             self._learn(one, float(truth))
 
+    def solution(self) -> Array:
+        """Weights [D + 1] of everything learned, the last one of a constant: what `predict` multiplies by."""
+        if self._since_fit:
+            self._fit()
+        return self._weights.copy()
+
     def discount(self, keep: float) -> None:
         """Believes what was learned only to a share `keep` in 0..1: for new encoder weights, whose embeddings differ a little."""
         if not 0 <= keep <= 1:

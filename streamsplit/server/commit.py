@@ -58,11 +58,13 @@ class Committed:
     Attributes:
         job: what came.
         own: [D] float32: what the device embeds, or would have embedded, it as.
+        dense: [D] float32: what the dense tail embeds it as; None of a window that it never saw.
         features: [1, F, T] float32 of a window that came as sound; None of all others.
     """
 
     job: WindowJob
     own: Array
+    dense: Array | None
     features: Array | None
 
 
@@ -185,12 +187,17 @@ def _done(computed: Computed, index: int, fresh: bool, ended_s: float) -> Done:
 def _fresh(computed: Computed, outcomes: Sequence[tuple[object, Outcome]]) -> list[Committed]:
     """Those of a batch that are in the store now and were not before."""
     new = {id(outcome.job) for _, outcome in outcomes if isinstance(outcome, Done) and not outcome.duplicate}
-    features = computed.embedded.features
+    embedded = computed.embedded
+    dense = None if embedded.uncertainties is None else embedded.embeddings
     return [
-        Committed(ticket.job, computed.embedded.own[index], None if features is None else features[index])
+        Committed(ticket.job, embedded.own[index], _row_of(dense, index), _row_of(embedded.features, index))
         for index, ticket in enumerate(computed.tickets)
         if id(ticket.job) in new
     ]
+
+
+def _row_of(rows: Array | None, index: int) -> Array | None:
+    return None if rows is None else rows[index]
 
 
 def _us(seconds: float) -> int:

@@ -1,8 +1,9 @@
 """What labelled windows teach the server about the embeddings that devices make, and the heads it pushes of it.
 
-    committed windows that have a label -> one `LabelTeacher` per version -> head, made anew when much has come since -> Synchronisation
+    committed windows that have a label, or both embeddings -> one `HeadTeacher` per version
+                                                            -> head, made anew when much has come since -> Synchronisation
 
-The teachers are written when a device asks for a head and when the server stops: a kill costs what came since.
+What the teachers know is written when a device asks for a head and when the server stops: a kill costs what came since.
 """
 
 from __future__ import annotations
@@ -11,20 +12,25 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from streamsplit.errors import ConfigError, StorageError
+from streamsplit.learning.head_teacher import STALE, HeadTeacher
 from streamsplit.learning.label_head import LabelTeacher
+from streamsplit.learning.uncertainty import DisagreementHead
 from streamsplit.server.commit import Committed
 from streamsplit.server.versions import ServedVersion
 from streamsplit.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
-SUFFIX = ".labels"
-STALE = 1.1
-"""A head is made anew once its teacher has learned from so many times the windows it was made of."""
+SUFFIXES = {"own": ".labels", "dense": ".dense-labels", "change": ".change"}
+"""Of the file that each part of a teacher is kept in."""
+
+
+Part = TypeVar("Part", LabelTeacher, DisagreementHead)
 
 
 class LabelBook:
@@ -38,23 +44,28 @@ class LabelBook:
     def __init__(self, folder: Path, served: Mapping[str, ServedVersion]) -> None:
         self._folder = folder
         self._served = served
-        self._teachers: dict[str, LabelTeacher] = {}
+        self._teachers: dict[str, HeadTeacher] = {}
         self._made: dict[str, tuple[int, bytes]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, windows: Sequence[Committed]) -> None:
-        """Learns from those that have a label; takes microseconds."""
-        labelled = [window for window in windows if window.job.label]
-        for version in dict.fromkeys(window.job.version for window in labelled):
+        """Learns from those that have a label or both embeddings; takes tens of microseconds a window."""
+        for version in dict.fromkeys(window.job.version for window in windows):
             served = self._served.get(version)
             if served is None:
                 continue
-            own = [window for window in labelled if window.job.version == version]
+            own = [window for window in windows if window.job.version == version]
             with self._lock:
                 teacher = self._teacher(version, served.version.encoder.embedding_dim)
-                teacher.learn(
-                    np.stack([window.own for window in own]), [window.job.label or "" for window in own]
-                )
+                for seen in (True, False):
+                    some = [window for window in own if (window.dense is not None) is seen]
+                    if some:
+                        dense = [window.dense for window in some if window.dense is not None]
+                        teacher.learn(
+                            np.stack([window.own for window in some]),
+                            np.stack(dense) if seen else None,
+                            [window.job.label for window in some],
+                        )
 
     def head(self, version: str) -> bytes:
         """The head of a version, packed; empty where its labels do not make one."""
@@ -78,32 +89,41 @@ class LabelBook:
                 if version in self._served and teacher.learned:
                     self._keep(version, teacher)
 
-    def _teacher(self, version: str, dim: int) -> LabelTeacher:
+    def _teacher(self, version: str, dim: int) -> HeadTeacher:
         teacher = self._teachers.get(version)
         if teacher is None:
-            path = self._folder / f"{version}{SUFFIX}"
-            try:
-                teacher = LabelTeacher.restore(path) if path.exists() else LabelTeacher(dim)
-            except (StorageError, ConfigError) as error:
-                logger.warning("labels are learned anew: %s", error)
-                teacher = LabelTeacher(dim)
-            if teacher.dim != dim:
-                logger.warning(
-                    "labels are learned anew: %s: expected %d dimensions, got %d", path, dim, teacher.dim
-                )
-                teacher = LabelTeacher(dim)
+            teacher = HeadTeacher(
+                self._restored(LabelTeacher, version, "own", LabelTeacher(dim)),
+                self._restored(LabelTeacher, version, "dense", LabelTeacher(dim)),
+                self._restored(DisagreementHead, version, "change", HeadTeacher.of(dim).change),
+            )
             for gone in set(self._teachers) - set(self._served):
                 del self._teachers[gone]
                 self._made.pop(gone, None)
             self._teachers[version] = teacher
         return teacher
 
-    def _keep(self, version: str, teacher: LabelTeacher) -> None:
+    def _restored(self, kind: type[Part], version: str, part: str, fresh: Part) -> Part:
+        """What was kept of a teacher, or a fresh one."""
+        path = self._folder / f"{version}{SUFFIXES[part]}"
+        if not path.exists():
+            return fresh
+        try:
+            kept = kind.restore(path)
+            if kept.dim != fresh.dim:
+                raise ConfigError(f"{path}: expected {fresh.dim} dimensions, got {kept.dim}")
+        except (StorageError, ConfigError) as error:
+            logger.warning("labels are learned anew: %s", error)
+            return fresh
+        return kept
+
+    def _keep(self, version: str, teacher: HeadTeacher) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self._folder / f"{version}{SUFFIX}", teacher.save())
-            for path in self._folder.glob(f"*{SUFFIX}"):
-                if path.stem not in self._served:
+            for name, part in teacher.parts().items():
+                write_whole(self._folder / f"{version}{SUFFIXES[name]}", part.save())
+            for path in self._folder.iterdir():
+                if path.suffix in SUFFIXES.values() and path.stem not in self._served:
                     path.unlink(missing_ok=True)
         except (StorageError, OSError) as error:
             logger.error("what labels taught is not kept: %s", error)

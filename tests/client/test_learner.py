@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -140,6 +141,27 @@ async def test_labels_come_back_as_a_head_that_judges_the_devices_own_embeddings
     for name in ("head_entropy", "head_margin", "class_entropy"):
         assert len(last[name]) == len(last["sequences"])
         assert all(0 <= value <= 1 for value in last[name])
+
+
+async def test_a_device_is_told_where_the_dense_tail_would_say_another_class(
+    tmp_path: Path, compact: Version, sound: Samples
+) -> None:
+    told = serving(tmp_path)
+    marks = [Mark("one.wav", "rain"), Mark("two.wav", "bark")]
+    heard = blocks(np.tile(sound, 3), 320)
+    played = [replace(block, mark=marks[place // 5 % 2]) for place, block in enumerate(heard)]
+    async with running(told, [compact]) as server:
+        sender = learning(tmp_path / "sender", server.port, 0)
+        daemon = DaemonSettings("s", sender.decider, lossless=True, patience_s=20.0)
+        async with device(sender, daemon, Played(played), compact) as made:
+            await made.run()
+        hearer = learning(tmp_path, server.port, 4, memory_windows=20).model_copy(update={"device": "hearer"})
+        await stream(hearer, compact, sound, 90, 0.03)
+    signals = [r for r in read(tmp_path / "device" / "journal.jsonl") if r["kind"] == "signals"]
+    assert signals[0]["head_change"] is None
+    last = signals[-1]
+    assert len(last["head_change"]) == len(last["sequences"])
+    assert all(0 <= value <= 1 for value in last["head_change"])
 
 
 async def test_what_was_learned_reaches_the_refiners_inbox(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
 from streamsplit.client.signals import HeardWindow, Insight
@@ -44,6 +48,7 @@ def test_at_first_nothing_is_known() -> None:
     assert signals.sequences == [0, 1, 2, 3]
     assert (signals.disagreement, signals.posterior_entropy, signals.novelty) == (None, None, None)
     assert (signals.head_entropy, signals.head_margin, signals.class_entropy) == (None, None, None)
+    assert signals.head_change is None
 
 
 def test_a_head_speaks_of_the_devices_own_embeddings_only() -> None:
@@ -59,6 +64,25 @@ def test_a_head_speaks_of_the_devices_own_embeddings_only() -> None:
     assert [value is None for value in signals.head_margin] == [False, True, False, False]
     expected = head.judge(rows(4)[[0, 2, 3]]).entropy
     np.testing.assert_allclose([v for v in signals.head_entropy if v is not None], expected, atol=1e-5)
+
+
+def test_a_head_that_knows_what_the_dense_tail_changes_says_so() -> None:
+    insight, head = Insight(DisagreementHead(DIM)), labels().head()
+    assert head is not None
+    insight.take_labels(head, 64)
+    assert insight.of(heard(rows(4)), rows(4), memory()).head_change is None, "an older server's head"
+    weights = np.zeros(DIM + 3, np.float32)
+    weights[0], weights[-1] = 0.5, 0.25
+    insight.take_labels(replace(head, change=weights), 64)
+    windows = heard(rows(4))
+    windows[1] = HeardWindow(1, windows[1].embedding, 0.2, own=False)
+    told = insight.of(windows, rows(4), memory()).head_change
+    expected = [0.5 * float(row[0]) + 0.25 for row in rows(4)]
+    assert told == [near(expected[0]), None, *map(near, expected[2:])]
+
+
+def near(value: float) -> Any:
+    return pytest.approx(value, abs=1e-4)
 
 
 def test_components_come_to_stand_for_what_the_head_said() -> None:

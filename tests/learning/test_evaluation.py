@@ -144,6 +144,8 @@ def test_what_labels_taught_is_unsure_of_windows_that_are_like_no_class(made: Cl
     assert signals["head margin"]["auroc"] > 0.8
     assert by_heads["head margin"]["auroc"] > 0.7
     assert by_heads["head margin"]["recovered"] > 0.5
+    assert by_heads["head change"]["recovered"] > 0.7
+    assert by_heads["head change"]["auroc"] > 0.7
     assert 0.0 <= signals["component classes"]["auroc"] <= 1.0
     assert signals["posterior entropy"]["auroc"] > 0.55
 

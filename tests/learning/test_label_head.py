@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,12 +153,30 @@ def test_a_head_travels_whole() -> None:
     assert again.classes == head.classes
     np.testing.assert_array_equal(again.weights, head.weights)
     np.testing.assert_array_equal(again.bias, head.bias)
+    assert again.change is None
+    change = np.linspace(-1, 1, DIM + 3, dtype=np.float32)
+    whole = LabelHead.unpack(replace(head, change=change).pack(), DIM)
+    assert whole.change is not None
+    np.testing.assert_array_equal(whole.change, change)
+
+
+def test_a_change_is_a_line_through_embedding_margin_and_entropy_within_0_and_1() -> None:
+    rows, _ = labelled(50)
+    head = taught()
+    weights = np.zeros(DIM + 3, np.float32)
+    weights[DIM], weights[DIM + 1], weights[DIM + 2] = -1.5, 0.5, 1.0
+    judged = replace(head, change=weights).judge(rows)
+    assert judged.change is not None
+    line = 1.0 - 1.5 * judged.margin + 0.5 * judged.entropy
+    np.testing.assert_allclose(judged.change, np.clip(line, 0, 1), atol=1e-6)
+    assert judged.change.min() == 0.0
 
 
 def test_the_largest_head_is_not_larger_than_announced() -> None:
     names = tuple(f"{place:03d}" + "\N{SNOWMAN}" * 253 for place in range(label_head.MOST_CLASSES))
     weights = np.zeros((len(names), 128), np.float32)
-    assert len(LabelHead(names, weights, np.zeros(len(names), np.float32)).pack()) <= most_bytes(128)
+    head = LabelHead(names, weights, np.zeros(len(names), np.float32), np.zeros(131, np.float32))
+    assert len(head.pack()) <= most_bytes(128)
 
 
 def damaged(**instead: object) -> bytes:
@@ -165,7 +184,7 @@ def damaged(**instead: object) -> bytes:
         name: value for name, value in instead.items() if name in ("format_version", "classes")
     }
     tensors = {"weights": np.zeros((2, DIM), np.float32), "bias": np.zeros(2, np.float32)} | {
-        name: value for name, value in instead.items() if name in ("weights", "bias")
+        name: value for name, value in instead.items() if name in ("weights", "bias", "change")
     }
     told = json.dumps(said).encode()
     return to_bytes(tensors | {"settings": np.frombuffer(told, np.uint8)})  # type: ignore[arg-type]
@@ -185,6 +204,8 @@ def damaged(**instead: object) -> bytes:
         (damaged(weights=np.zeros((2, DIM))), "weights: expected finite float32"),
         (damaged(weights=np.full((2, DIM), np.inf, np.float32)), "weights: expected finite"),
         (damaged(bias=np.full(2, np.nan, np.float32)), "bias: expected finite"),
+        (damaged(change=np.zeros(DIM, np.float32)), r"change: expected finite float32 \(19,\)"),
+        (damaged(change=np.full(DIM + 3, np.nan, np.float32)), "change: expected finite"),
     ],
 )
 def test_no_damaged_head_is_taken(content: bytes, problem: str) -> None:

@@ -20,14 +20,24 @@ from streamsplit.server.versions import serve
 from streamsplit.wire.codec import Codec, pack
 
 
-def windows(version: Version, count: int, labels: tuple[str | None, ...], seed: int = 0) -> list[Committed]:
+def windows(
+    version: Version, count: int, labels: tuple[str | None, ...], seed: int = 0, turned: bool | None = None
+) -> list[Committed]:
+    """Of as many sounds as labels, in turn; seen by the dense tail unless `turned` is None, which takes one of every sound's two halves for
+    another sound if it is true."""
     generator = np.random.default_rng(seed)
     job = WindowJob("d", "s", 0, 0, 0, 16000, 0, version.id, 0, Codec.INT8, b"", -30.0, None, None)
     rows = generator.standard_normal((count, 128)).astype(np.float32)
     rows[np.arange(count), np.arange(count) % len(labels)] += 20.0
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    dense = np.where(turned and (rows[:, -1:] > 0), np.roll(rows, 1, axis=1), rows)
     return [
-        Committed(replace(job, sequence=place, label=labels[place % len(labels)]), row, None)
+        Committed(
+            replace(job, sequence=place, label=labels[place % len(labels)]),
+            row,
+            None if turned is None else dense[place],
+            None,
+        )
         for place, row in enumerate(rows)
     ]
 
@@ -71,20 +81,47 @@ def test_what_was_taught_outlives_the_server(compact: Version, tmp_path: Path) -
     packed = first.head(compact.id)
     first(windows(compact, 4, ("rain", "bark"), seed=2))
     first.close()
-    (tmp_path / "labels" / "gone-1.labels").write_bytes(b"")
+    for gone in ("gone-1.labels", "gone-1.change"):
+        (tmp_path / "labels" / gone).write_bytes(b"")
     again = LabelBook(tmp_path / "labels", served)
     assert LabelHead.unpack(again.head(compact.id), 128).classes == LabelHead.unpack(packed, 128).classes
-    assert [path.name for path in (tmp_path / "labels").iterdir()] == [f"{compact.id}.labels"]
+    parts = {".labels", ".dense-labels", ".change"}
+    assert {path.name for path in (tmp_path / "labels").iterdir()} == {compact.id + part for part in parts}
+
+
+def test_what_the_dense_tail_changes_is_learned_and_outlives_the_server(
+    compact: Version, tmp_path: Path
+) -> None:
+    served = serve([compact], "cpu")
+    first = LabelBook(tmp_path / "labels", served)
+    first(windows(compact, 200, ("rain", "bark"), turned=False))
+    assert LabelHead.unpack(first.head(compact.id), 128).change is None, "too few verdicts to compare"
+    for seed in range(1, 9):
+        first(windows(compact, 64, (None, None), seed, turned=False))
+    same = LabelHead.unpack(first.head(compact.id), 128)
+    assert same.change is not None
+    fresh = np.stack([one.own for one in windows(compact, 40, (None, None), 99)])
+    assert same.judge(fresh).change == pytest.approx(np.zeros(40), abs=0.01)
+    for seed in range(10, 40):
+        first(windows(compact, 64, (None, None), seed, turned=True))
+    head = LabelHead.unpack(first.head(compact.id), 128)
+    change = head.judge(fresh).change
+    assert change is not None
+    assert change[fresh[:, -1] > 0].mean() > 1.5 * change[fresh[:, -1] <= 0].mean() > 0
+    first.close()
+    again = LabelBook(tmp_path / "labels", served)
+    assert LabelHead.unpack(again.head(compact.id), 128).change == pytest.approx(head.change)
 
 
 def test_a_damaged_file_costs_what_was_taught_and_is_told(
     compact: Version, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / f"{compact.id}.labels").write_bytes(b"nonsense")
+    for suffix in (".labels", ".dense-labels", ".change"):
+        (tmp_path / f"{compact.id}{suffix}").write_bytes(b"nonsense")
     book = LabelBook(tmp_path, serve([compact], "cpu"))
     with caplog.at_level(logging.WARNING):
         book(windows(compact, 100, ("rain", "bark")))
-    assert "labels are learned anew" in caplog.text
+    assert caplog.text.count("labels are learned anew") == 3
     assert book.head(compact.id) != b""
 
 

@@ -43,7 +43,7 @@ def test_silence_and_embeddings_are_not_kept(compact: Version, sound: Samples, t
     jobs[2] = replace(jobs[2], split=compact.encoder.last_split)
     feed = ReplayFeed(tmp_path / "ring.db", 10**8, serve([compact], "cpu"), compact.name)
     feed.start()
-    feed([Committed(job, np.zeros(128, np.float32), None) for job in jobs])
+    feed([Committed(job, np.zeros(128, np.float32), None, None) for job in jobs])
     feed.stop()
     assert feed.kept == 2
     with ReplayReader(tmp_path / "ring.db") as reader:

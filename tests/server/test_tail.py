@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from streamsplit.errors import StorageError
+from streamsplit.server.commit import Committed
 from streamsplit.server.events import Done, Failed, WindowJob
 from streamsplit.server.store import EmbeddingStore, StoredWindow
 from streamsplit.server.tail import Tail
@@ -29,10 +30,12 @@ def job(sequence: int, version: str = "v1", split: int = 3, payload: bytes = b"o
 
 @dataclass
 class FakeVersion:
-    """Embeds everything as the same unit vector; `b"bad"` does not decode; takes `window_s` each."""
+    """Embeds everything as the same unit vector, its own embedding as the next one's if it has two paths; `b"bad"` does not decode; takes
+    `window_s` each."""
 
     window_s: float = 0.0
     last_split: int = 4
+    paths: int = 1
     batches: list[tuple[int, int]] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
 
@@ -42,7 +45,10 @@ class FakeVersion:
         self.batches.append((split, len(payloads)))
         problems = {index: "it is bad" for index, payload in enumerate(payloads) if payload == b"bad"}
         rows = np.stack([UNIT] * len(payloads))
-        return Embedded(rows, rows, None, problems, [b""] * len(payloads))
+        if self.paths == 1:
+            return Embedded(rows, rows, None, problems, [b""] * len(payloads))
+        own = np.roll(rows, 1, axis=1)
+        return Embedded(rows, own, np.ones(len(rows), np.float32), problems, [b""] * len(payloads))
 
 
 class Told:
@@ -159,3 +165,23 @@ def test_what_is_stored_for_the_first_time_is_handed_on_after_its_owner_was_told
     assert sorted(sequence for sequence, _ in handed) == [1, 3]
     assert all(answers > 0 for _, answers in handed)
     assert not told.crashes
+
+
+@pytest.mark.parametrize("paths", [1, 2])
+def test_what_is_handed_on_has_the_dense_tails_embedding_where_there_is_another(
+    store: Callable[[], EmbeddingStore], paths: int
+) -> None:
+    told, handed, version = Told(), list[Committed](), FakeVersion(paths=paths)
+    tail = Tail({"v1": version}, store, told.deliver, told.crashes.append, committed=handed.extend)  # type: ignore[dict-item]
+    tail.start()
+    version.gate.set()
+    tail.submit(job(1), "owner")
+    tail.stop()
+    (one,) = handed
+    if paths == 1:
+        assert one.dense is None
+        np.testing.assert_array_equal(one.own, UNIT)
+    else:
+        assert one.dense is not None
+        np.testing.assert_array_equal(one.dense, UNIT)
+        np.testing.assert_array_equal(one.own, np.roll(UNIT, 1))
