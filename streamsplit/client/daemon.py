@@ -247,7 +247,7 @@ class Daemon:
             self.counters.processed += 1
             self._record_dropped(dropped)
         if step.split == self._edge.version.encoder.last_split:
-            self._learn(step, step.payload, step.codec, None, own=True)
+            self._learn(step, step.payload, step.codec, None)
         if self._learner:
             await self._learner.turn()
         if self._settings.alone:
@@ -278,8 +278,8 @@ class Daemon:
         logger.log(logging.ERROR if first else logging.DEBUG, "windows are not kept: %s", error)
         self._records.lost(step.key, "unkept" if sent else "dropped", str(error))
 
-    def _learn(self, step: Step, embedding: bytes, codec: Codec, truth: float | None, own: bool) -> None:
-        """The learner takes an embedding, made here or returned; `own`: by the path that this device computes."""
+    def _learn(self, step: Step, embedding: bytes, codec: Codec, truth: float | None) -> None:
+        """The learner takes a window's own embedding, made here or returned."""
         if self._learner is None:
             return
         try:
@@ -287,7 +287,7 @@ class Daemon:
         except PayloadError as error:
             logger.warning("window %d is not learned from: %s", step.sequence, error)
             return
-        signals = self._learner.embedded(step.sequence, z, step.version, truth, own)
+        signals = self._learner.embedded(step.sequence, z, step.version, truth)
         if signals:
             self._records.signals(signals)
             if truth is None and signals.disagreement:
@@ -356,10 +356,10 @@ class Daemon:
             self.counters.duplicates += ack.duplicate
             if ack.uncertainty is not None:
                 self.uncertainty = ack.uncertainty
-            if ack.embedding:
-                self._learn(
-                    answer.step, ack.embedding, Codec.INT8, ack.uncertainty, own=ack.uncertainty is None
-                )
+            # A server before 1.3 does not say what this device would have made of a window: nothing is learned from it.
+            own = ack.embedding if ack.uncertainty is None else ack.own_embedding
+            if own:
+                self._learn(answer.step, own, Codec.INT8, ack.uncertainty)
         local = answer.step.split == self._edge.version.encoder.last_split
         offered = self._records.offered.get(answer.step.key)
         if offered:

@@ -140,16 +140,15 @@ class Learner:
             await asyncio.to_thread(self._trainer.turn)
 
     def embedded(
-        self, sequence: int, embedding: np.ndarray[Any, Any], version: str, truth: float | None, own: bool
+        self, sequence: int, embedding: np.ndarray[Any, Any], version: str, truth: float | None
     ) -> Signals | None:
-        """Takes a window's embedding, wherever it was made.
+        """Takes a window's own embedding: memory and predictor are of what this device makes of its stream, whoever has computed it.
 
         Args:
             sequence: the window's.
             embedding: [D] unit norm.
             version: whose.
             truth: 1 - cos(lite, dense) as the server found it; None where it could not.
-            own: it is what this device embeds the window as.
 
         Returns:
             What is known of the last `TOGETHER` windows, once there are so many.
@@ -158,7 +157,7 @@ class Learner:
             return None
         if truth is not None:  # a server's number: rounding may take it out of range, a bug anywhere
             truth = min(max(truth, 0.0), 2.0) if math.isfinite(truth) else None
-        self._heard.append(HeardWindow(sequence, np.asarray(embedding, np.float32), truth, own))
+        self._heard.append(HeardWindow(sequence, np.asarray(embedding, np.float32), truth))
         return self.digest() if len(self._heard) >= TOGETHER else None
 
     def digest(self) -> Signals | None:

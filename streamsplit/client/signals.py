@@ -29,9 +29,8 @@ class Signals:
         posterior_entropy: of the memory's components given each, tempered, 0..1.
         novelty: negative log-likelihood of each under the memory, nats.
         components: of the memory, in use.
-        head_entropy, head_margin: of the label head's classes given each, 0..1; None of a window whose embedding the server's dense
-            tail has made: the head knows the device's own.
-        head_change: how likely the server's dense tail would make another class of each, 0..1; None likewise.
+        head_entropy, head_margin: of the label head's classes given each, 0..1.
+        head_change: how likely the server's dense tail would make another class of each, 0..1.
         class_entropy: of the classes that the memory's components given each stand for, 0..1.
     """
 
@@ -40,27 +39,25 @@ class Signals:
     posterior_entropy: list[float] | None
     novelty: list[float] | None
     components: float | None
-    head_entropy: list[float | None] | None
-    head_margin: list[float | None] | None
-    head_change: list[float | None] | None
+    head_entropy: list[float] | None
+    head_margin: list[float] | None
+    head_change: list[float] | None
     class_entropy: list[float] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeardWindow:
-    """A window whose embedding is known.
+    """A window whose own embedding is known: what this device has made of it, or would have.
 
     Attributes:
         sequence: its number.
         embedding: [D] float32, unit norm.
         truth: 1 - cos(lite, dense) as the server found it; None where it could not.
-        own: the embedding is what this device embeds the window as.
     """
 
     sequence: int
     embedding: Array
     truth: float | None
-    own: bool
 
 
 class Insight:
@@ -88,14 +85,13 @@ class Insight:
         """
         z, known = torch.from_numpy(embeddings), memory.count > 0
         predicted = self.disagreement.predict(embeddings)
-        own = [one.own for one in heard]
-        judged = self._labels.judge(embeddings[own]) if self._labels and any(own) else None
+        judged = self._labels.judge(embeddings) if self._labels else None
         class_entropy = None
         if self._stand_for is not None and known:
             posteriors = memory.posterior(z).numpy()
             class_entropy = self._stand_for.entropy(posteriors)
             if judged is not None:
-                self._stand_for.learn(posteriors[own], judged.probabilities)
+                self._stand_for.learn(posteriors, judged.probabilities)
         truths = [(row, one.truth) for row, one in enumerate(heard) if one.truth is not None]
         if truths:
             self.disagreement.learn(embeddings[[row for row, _ in truths]], [truth for _, truth in truths])
@@ -105,9 +101,9 @@ class Insight:
             _told(memory.uncertainty(z).numpy() if known else None, 5),
             _told(memory.novelty(z).numpy() if known else None, 3),
             round(memory.effective_components, 1) if known else None,
-            _placed(judged.entropy if judged else None, own, 5),
-            _placed(judged.margin if judged else None, own, 5),
-            _placed(judged.change if judged else None, own, 5),
+            _told(judged.entropy if judged else None, 5),
+            _told(judged.margin if judged else None, 5),
+            _told(judged.change if judged else None, 5),
             _told(class_entropy, 5),
         )
 
@@ -125,11 +121,3 @@ class Insight:
 
 def _told(values: Array | None, digits: int) -> list[float] | None:
     return None if values is None else [round(float(value), digits) for value in values]
-
-
-def _placed(values: Array | None, where: Sequence[bool], digits: int) -> list[float | None] | None:
-    """Values of some windows among None of the others."""
-    if values is None:
-        return None
-    left = iter(values)
-    return [round(float(next(left)), digits) if here else None for here in where]

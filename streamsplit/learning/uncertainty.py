@@ -1,12 +1,11 @@
 """What the device would lose by embedding a window itself, predicted from its own embedding.
 
     lite embedding -> DisagreementHead -> expected 1 - cos(lite, dense)
-                          ^ acknowledgements of offloaded windows carry the true value (`Acknowledgement.uncertainty`)
+                          ^ acknowledgements of offloaded windows carry the true value and the lite embedding (`Acknowledgement.own_embedding`)
 
-Label-free, and exactly what the choice of a split needs. Our measurement on 700 clips of ESC-50 with the shipped `compact`: trained on
-200 windows of other clips the head ranks "among the 20 % worst" with AUROC 0.98, and 1,000 or 4,000 windows add little; random
-features instead of the embedding itself reached 0.99 at twice the state. The entropy of mixture posteriors, which the paper uses,
-reached 0.39 to 0.58 for its own target.
+Label-free. Our measurement on ESC-50 with the shipped `compact` (14,400 windows, folds left out in turn): taught on 200, 1,000 and 4,000
+windows of other clips the head ranks "among the 20 % worst" with AUROC 0.89, 0.92 and 0.93; taught on the dense embeddings of these
+windows, 0.85, 0.80 and 0.56. The entropy of mixture posteriors, which the paper uses, reached 0.39 to 0.58 for its own target.
 """
 
 from __future__ import annotations

@@ -176,6 +176,7 @@ def _done(computed: Computed, index: int, fresh: bool, ended_s: float) -> Done:
     return Done(
         ticket.job,
         computed.embedded.packed[index],
+        computed.embedded.packed_own[index],
         None if uncertainties is None else float(uncertainties[index]),
         queue_us=_us(computed.began_s - ticket.received_s),
         tail_us=_us(computed.ended_s - computed.began_s),

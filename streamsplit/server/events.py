@@ -46,10 +46,19 @@ class WindowJob:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Done:
-    """A job's embedding is committed."""
+    """A job's embedding is committed.
+
+    Attributes:
+        job: what came.
+        embedding, own: as `messages.Acknowledgement` takes them back.
+        uncertainty: likewise.
+        queue_us, tail_us, store_us: likewise.
+        duplicate: it was there already.
+    """
 
     job: WindowJob
     embedding: bytes
+    own: bytes
     uncertainty: float | None
     queue_us: int
     tail_us: int

@@ -337,6 +337,7 @@ class Session:
                 event.tail_us,
                 event.store_us,
                 event.duplicate,
+                event.own,
             )
         elif event.again:
             reply = messages.Busy(STORAGE_RETRY_MS, job.stream_index, job.sequence)

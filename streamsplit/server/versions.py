@@ -40,6 +40,7 @@ class Embedded:
         uncertainties: [B] float32 in [0, 2], 1 - cosine of the two; None where they are the same.
         problems: index of a payload that does not decode -> why.
         packed: B embeddings as they go back to the device (int8); empty where the device has made them itself.
+        packed_own: B of its own likewise; empty where they are the same.
         features: [B, 1, F, T] float32 of windows that came as sound; None of others.
     """
 
@@ -48,6 +49,7 @@ class Embedded:
     uncertainties: npt.NDArray[np.float32] | None
     problems: dict[int, str]
     packed: list[bytes]
+    packed_own: list[bytes]
     features: Array | None = None
 
 
@@ -111,14 +113,18 @@ class ServedVersion:
         for index in np.flatnonzero(~(np.isfinite(rows) & np.isfinite(owns)).all(axis=1)):
             problems[int(index)] = "the embedding is not finite"
             rows[index] = owns[index] = 0.0
-        uncertainties = None if known is None else known.float().cpu().numpy()
-        return Embedded(rows, owns, uncertainties, problems, pack_embeddings(rows, Codec.INT8), features)
+        packed, nothing = pack_embeddings(rows, Codec.INT8), [b""] * len(rows)
+        if known is None:
+            return Embedded(rows, owns, None, problems, packed, nothing, features)
+        packed_own = pack_embeddings(owns, Codec.INT8)
+        return Embedded(rows, owns, known.float().cpu().numpy(), problems, packed, packed_own, features)
 
     def _received(self, codec: Codec, payloads: Sequence[bytes]) -> Embedded:
         dim = self._encoder.embedding_dim
         try:
             rows = unpack_embeddings(payloads, codec, dim)
-            return Embedded(rows, rows, None, {}, [b""] * len(payloads))
+            nothing = [b""] * len(payloads)
+            return Embedded(rows, rows, None, {}, nothing, nothing)
         except PayloadError:
             rows, problems = np.zeros((len(payloads), dim), np.float32), {}
             for index, payload in enumerate(payloads):
@@ -126,7 +132,8 @@ class ServedVersion:
                     rows[index] = unpack_embedding(payload, codec, dim)
                 except PayloadError as error:
                     problems[index] = str(error)
-            return Embedded(rows, rows, None, problems, [b""] * len(payloads))
+            nothing = [b""] * len(payloads)
+            return Embedded(rows, rows, None, problems, nothing, nothing)
 
     def _decoded(self, split: int, codec: Codec, payloads: Sequence[bytes]) -> tuple[Array, dict[int, str]]:
         """[B, *shape] float32; one that does not decode costs only itself."""

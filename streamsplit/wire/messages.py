@@ -10,7 +10,7 @@ from enum import Enum
 
 from streamsplit.wire.codec import Codec
 
-PROTOCOL = "1.2"
+PROTOCOL = "1.3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,16 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """One window's embedding is committed."""
+    """One window's embedding is committed.
+
+    Attributes:
+        stream, sequence: which.
+        embedding: int8; empty where the device has made it.
+        uncertainty: 1 - cosine of `embedding` and `own_embedding`, 0..2; None where there is one embedding only.
+        queue_us, tail_us, store_us: what it waited for and took.
+        duplicate: it was there already.
+        own_embedding: int8; what the device would have embedded the window as, where that is another embedding.
+    """
 
     stream: int
     sequence: int
@@ -81,6 +90,7 @@ class Acknowledgement:
     tail_us: int
     store_us: int
     duplicate: bool
+    own_embedding: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

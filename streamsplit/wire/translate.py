@@ -143,6 +143,7 @@ def server_message(message: ServerSays) -> pb.ServerMessage:
                 tail_us=message.tail_us,
                 store_us=message.store_us,
                 duplicate=message.duplicate,
+                own_embedding=message.own_embedding,
             )
             if message.uncertainty is not None:
                 acknowledgement.uncertainty = message.uncertainty
@@ -204,6 +205,7 @@ def read_server_message(message: pb.ServerMessage) -> ServerSays | None:
                 ack.tail_us,
                 ack.store_us,
                 ack.duplicate,
+                ack.own_embedding,
             )
         case "busy":
             return Busy(message.busy.retry_ms, message.busy.stream, message.busy.sequence)

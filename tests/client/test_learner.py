@@ -164,6 +164,31 @@ async def test_a_device_is_told_where_the_dense_tail_would_say_another_class(
     assert all(0 <= value <= 1 for value in last["head_change"])
 
 
+async def test_what_is_offloaded_teaches_a_device_its_own_embedding(
+    tmp_path: Path, compact: Version, sound: Samples
+) -> None:
+    """Memory and predictor are asked about embeddings that the device makes: taught by the dense tail's they would be wrong."""
+    told, heard = serving(tmp_path), {}
+    async with running(told, [compact]) as server:
+        for split in (0, 4):
+            settings = learning(tmp_path / str(split), server.port, split)
+            settings = settings.model_copy(update={"device": f"at-{split}"})
+            daemon = DaemonSettings("s", settings.decider, lossless=True, patience_s=20.0)
+            async with device(settings, daemon, Played(blocks(sound, 60)), compact) as made:
+                await made.run()
+            learner = made.learner
+            assert learner is not None
+            heard[split] = learner.memory.reservoir.embeddings()
+            taught = learner._insight.disagreement.learned
+            assert taught == (60 if split == 0 else 0)
+    assert heard[0].shape == heard[4].shape == (60, 128)
+    assert float((heard[0] * heard[4]).sum(1).min()) > 0.99, "only roundings apart"
+    with EmbeddingStore(told.store, read_only=True) as store:
+        dense = sorted(store.iterate(device="at-0"), key=lambda row: row.sequence)
+    stored = np.stack([row.embedding for row in dense])
+    assert float((heard[4].numpy() * stored).sum(1).mean()) < 0.9, "the two tails are not the same"
+
+
 async def test_what_was_learned_reaches_the_refiners_inbox(
     tmp_path: Path, compact: Version, sound: Samples
 ) -> None:

@@ -110,7 +110,7 @@ async def test_a_memory_of_other_embeddings_is_not_taken(tmp_path: Path, compact
     assert version.id == second.id
     assert int(learner.memory.count) == (40 if dim == 128 else 0)
     for sequence, z in enumerate(rows()[:10]):
-        learner.embedded(sequence, z, second.id, None, own=True)
+        learner.embedded(sequence, z, second.id, None)
     assert int(learner.memory.count) == (50 if dim == 128 else 10)
 
 
@@ -147,7 +147,7 @@ async def test_memory_and_predictor_are_written_beside_the_event_loop(
     learner, store = learner_of(compact, tmp_path), VersionStore(tmp_path)
     path, predictor = store.beside("memory", compact), store.beside("disagreement", compact)
     for sequence in range(SAVE_WINDOWS):
-        learner.embedded(sequence, rows()[sequence % 128], compact.id, 0.2, own=True)
+        learner.embedded(sequence, rows()[sequence % 128], compact.id, 0.2)
     assert not path.exists(), "the disk was not waited for"
     while not path.exists():
         await asyncio.sleep(0.01)
@@ -155,7 +155,7 @@ async def test_memory_and_predictor_are_written_beside_the_event_loop(
     while not predictor.exists():
         await asyncio.sleep(0.01)
     assert DisagreementHead.restore(predictor).learned == SAVE_WINDOWS
-    learner.embedded(SAVE_WINDOWS, rows()[0], compact.id, None, own=True)
+    learner.embedded(SAVE_WINDOWS, rows()[0], compact.id, None)
     await learner.close()
     assert int(load(path).count) == SAVE_WINDOWS + 1
     assert sorted(tmp_path.iterdir()) == sorted([path, predictor])
@@ -167,13 +167,13 @@ async def test_a_restart_goes_on_predicting_the_uncertainty_of_the_same_version(
     def first_told(version: Version) -> list[float] | None:
         learner = learner_of(version, tmp_path)
         for sequence, z in enumerate(rows()[:10]):
-            signals = learner.embedded(sequence, z, version.id, None, own=True)
+            signals = learner.embedded(sequence, z, version.id, None)
         assert signals is not None
         return signals.disagreement
 
     learner, store = learner_of(compact, tmp_path), VersionStore(tmp_path)
     for sequence in range(320):
-        learner.embedded(sequence, rows()[sequence % 10], compact.id, 0.3, own=True)
+        learner.embedded(sequence, rows()[sequence % 10], compact.id, 0.3)
     await learner.close()
     assert first_told(compact) == pytest.approx([0.3] * 10, abs=0.05)
     assert first_told(moved(compact, 1e-3)[0]) is None
@@ -211,7 +211,7 @@ def test_nothing_is_sent_or_asked_for_while_power_heat_or_load_forbid(
         return learner.synchroniser.next()
 
     for sequence, z in enumerate(rows()[:10]):
-        learner.embedded(sequence, z, compact.id, None, own=True)
+        learner.embedded(sequence, z, compact.id, None)
     sent = after_trouble()
     assert isinstance(sent, Piece)
     assert (sent.thing, sent.offset) == (Thing.MEMORY, 0)
@@ -249,7 +249,7 @@ async def test_another_encoder_under_our_encoders_name_is_not_taken(tmp_path: Pa
 def test_a_number_that_makes_no_sense_ends_nothing(tmp_path: Path, compact: Version, truth: float) -> None:
     learner = learner_of(compact, tmp_path)
     for sequence, z in enumerate(rows()[:20]):
-        learner.embedded(sequence, z, compact.id, truth if sequence % 2 else 0.5, own=True)
+        learner.embedded(sequence, z, compact.id, truth if sequence % 2 else 0.5)
     assert int(learner.memory.count) == 20
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +24,8 @@ def rows(count: int, seed: int = 0) -> Rows:
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
-def heard(these: Rows, own: bool = True, truth: float | None = None) -> list[HeardWindow]:
-    return [HeardWindow(sequence, row, truth, own) for sequence, row in enumerate(these)]
+def heard(these: Rows, truth: float | None = None) -> list[HeardWindow]:
+    return [HeardWindow(sequence, row, truth) for sequence, row in enumerate(these)]
 
 
 def labels() -> LabelTeacher:
@@ -51,19 +50,14 @@ def test_at_first_nothing_is_known() -> None:
     assert signals.head_change is None
 
 
-def test_a_head_speaks_of_the_devices_own_embeddings_only() -> None:
+def test_a_head_speaks_of_every_window() -> None:
     insight, head = Insight(DisagreementHead(DIM)), labels().head()
     assert head is not None
     insight.take_labels(head, 64)
-    windows = heard(rows(4))
-    windows[1] = HeardWindow(1, windows[1].embedding, 0.2, own=False)
-    signals = insight.of(windows, rows(4), memory())
-    assert signals.head_entropy is not None
-    assert signals.head_margin is not None
-    assert [value is None for value in signals.head_entropy] == [False, True, False, False]
-    assert [value is None for value in signals.head_margin] == [False, True, False, False]
-    expected = head.judge(rows(4)[[0, 2, 3]]).entropy
-    np.testing.assert_allclose([v for v in signals.head_entropy if v is not None], expected, atol=1e-5)
+    signals = insight.of(heard(rows(4)), rows(4), memory())
+    expected = head.judge(rows(4))
+    assert signals.head_entropy == pytest.approx(expected.entropy, abs=1e-5)
+    assert signals.head_margin == pytest.approx(expected.margin, abs=1e-5)
 
 
 def test_a_head_that_knows_what_the_dense_tail_changes_says_so() -> None:
@@ -74,15 +68,8 @@ def test_a_head_that_knows_what_the_dense_tail_changes_says_so() -> None:
     weights = np.zeros(DIM + 3, np.float32)
     weights[0], weights[-1] = 0.5, 0.25
     insight.take_labels(replace(head, change=weights), 64)
-    windows = heard(rows(4))
-    windows[1] = HeardWindow(1, windows[1].embedding, 0.2, own=False)
-    told = insight.of(windows, rows(4), memory()).head_change
-    expected = [0.5 * float(row[0]) + 0.25 for row in rows(4)]
-    assert told == [near(expected[0]), None, *map(near, expected[2:])]
-
-
-def near(value: float) -> Any:
-    return pytest.approx(value, abs=1e-4)
+    told = insight.of(heard(rows(4)), rows(4), memory()).head_change
+    assert told == pytest.approx([0.5 * float(row[0]) + 0.25 for row in rows(4)], abs=1e-4)
 
 
 def test_components_come_to_stand_for_what_the_head_said() -> None:
@@ -117,7 +104,7 @@ def test_a_head_dies_with_its_version_and_the_predictor_goes_on() -> None:
     assert head is not None
     insight.take_labels(head, 64)
     batch = rows(64)
-    insight.of(heard(batch, own=False, truth=0.3), batch, stored)
+    insight.of(heard(batch, truth=0.3), batch, stored)
     insight.changed_version()
     signals = insight.of(heard(rows(4)), rows(4), stored)
     assert (signals.head_entropy, signals.head_margin, signals.class_entropy) == (None, None, None)

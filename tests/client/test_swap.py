@@ -62,7 +62,7 @@ async def learn(folder: Path, own: Version) -> None:
             Window("s", number, number * 15_360, samples), torch.rand(1, 64, 96, generator=generator)
         )
         await learner.turn()
-        learner.embedded(number, np.eye(128, dtype=np.float32)[number], own.id, 0.1, own=True)
+        learner.embedded(number, np.eye(128, dtype=np.float32)[number], own.id, 0.1)
     await learner.close()
 
 
@@ -179,7 +179,7 @@ async def test_what_the_server_has_taken_is_not_learned_twice_after_a_kill(
     learner = learner_of(folder, compact, 1e-9, difference_windows=TOGETHER)
     learner.synchroniser.heard(newest(compact))
     for number in range(TOGETHER):
-        learner.embedded(number, np.eye(128, dtype=np.float32)[number], compact.id, None, own=True)
+        learner.embedded(number, np.eye(128, dtype=np.float32)[number], compact.id, None)
     await learner.turn()
     while (piece := learner.synchroniser.next()) is None:
         await asyncio.sleep(0.01)

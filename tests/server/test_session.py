@@ -69,7 +69,7 @@ def job_of(made: Session, window: messages.WindowMessage = WINDOW) -> WindowJob:
 
 
 def done(job: WindowJob) -> Done:
-    return Done(job, b"e", 0.25, 1, 2, 3, duplicate=False)
+    return Done(job, b"e", b"o", 0.25, 1, 2, 3, duplicate=False)
 
 
 def reply(made: Session, event: Event) -> messages.ServerSays:
@@ -111,7 +111,7 @@ def test_a_mark_holds_until_the_next_one() -> None:
 
 def test_done_is_acknowledged() -> None:
     made = opened()
-    assert reply(made, done(job_of(made))) == messages.Acknowledgement(0, 5, b"e", 0.25, 1, 2, 3, False)
+    assert reply(made, done(job_of(made))) == messages.Acknowledgement(0, 5, b"e", 0.25, 1, 2, 3, False, b"o")
     assert made.in_flight == 0
 
 

@@ -46,9 +46,10 @@ class FakeVersion:
         problems = {index: "it is bad" for index, payload in enumerate(payloads) if payload == b"bad"}
         rows = np.stack([UNIT] * len(payloads))
         if self.paths == 1:
-            return Embedded(rows, rows, None, problems, [b""] * len(payloads))
+            return Embedded(rows, rows, None, problems, [b""] * len(payloads), [b""] * len(payloads))
         own = np.roll(rows, 1, axis=1)
-        return Embedded(rows, own, np.ones(len(rows), np.float32), problems, [b""] * len(payloads))
+        packed = [b"dense"] * len(payloads), [b"own"] * len(payloads)
+        return Embedded(rows, own, np.ones(len(rows), np.float32), problems, *packed)
 
 
 class Told:

@@ -63,7 +63,7 @@ def test_device_messages_read_back(message: messages.DeviceSays) -> None:
         messages.Piece(messages.Thing.WHOLE, "compact-2", "", 0, 0, b""),
         messages.Taken(messages.Thing.MEMORY, 33_808, "no room"),
         messages.Welcome("1.0", SERVED, 64, 1 << 20),
-        messages.Acknowledgement(1, 2, b"\x01\x02", 0.5, 10, 20, 30, True),
+        messages.Acknowledgement(1, 2, b"\x01\x02", 0.5, 10, 20, 30, True, b"\x03"),
         messages.Acknowledgement(1, 2, b"", None, 0, 0, 0, False),
         messages.Busy(500, 1, 2),
         messages.VersionGone(1, 2, SERVED),

@@ -162,7 +162,7 @@ class Mark(_message.Message):
     def __init__(self, source: _Optional[str] = ..., label: _Optional[str] = ...) -> None: ...
 
 class Acknowledgement(_message.Message):
-    __slots__ = ("stream", "sequence", "embedding", "uncertainty", "queue_us", "tail_us", "store_us", "duplicate")
+    __slots__ = ("stream", "sequence", "embedding", "uncertainty", "queue_us", "tail_us", "store_us", "duplicate", "own_embedding")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +171,7 @@ class Acknowledgement(_message.Message):
     TAIL_US_FIELD_NUMBER: _ClassVar[int]
     STORE_US_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    OWN_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     stream: int
     sequence: int
     embedding: bytes
@@ -179,7 +180,8 @@ class Acknowledgement(_message.Message):
     tail_us: int
     store_us: int
     duplicate: bool
-    def __init__(self, stream: _Optional[int] = ..., sequence: _Optional[int] = ..., embedding: _Optional[bytes] = ..., uncertainty: _Optional[float] = ..., queue_us: _Optional[int] = ..., tail_us: _Optional[int] = ..., store_us: _Optional[int] = ..., duplicate: _Optional[bool] = ...) -> None: ...
+    own_embedding: bytes
+    def __init__(self, stream: _Optional[int] = ..., sequence: _Optional[int] = ..., embedding: _Optional[bytes] = ..., uncertainty: _Optional[float] = ..., queue_us: _Optional[int] = ..., tail_us: _Optional[int] = ..., store_us: _Optional[int] = ..., duplicate: _Optional[bool] = ..., own_embedding: _Optional[bytes] = ...) -> None: ...
 
 class Busy(_message.Message):
     __slots__ = ("retry_ms", "stream", "sequence")
