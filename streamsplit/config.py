@@ -220,7 +220,7 @@ class RefinerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     state_dir: Path = Field(default_factory=lambda: default_state_dir("server") / "refiner")
-    replay_mb: float = Field(default=256.0, ge=1)
+    replay_mb: float = Field(default=256.0, ge=1, le=1e6)
     compute: str = "cpu"
     threads: int = Field(default=1, ge=1, le=64)
     nice: int = Field(default=10, ge=0, le=19)
@@ -268,7 +268,7 @@ class ServerSettings(_Settings):
         env_prefix="STREAMSPLIT_SERVER_", frozen=True, extra="forbid", env_nested_delimiter="__"
     )
     listen: Address = "127.0.0.1:50051"
-    encoders: tuple[str, ...] = ("compact",)
+    encoders: tuple[str, ...] = Field(default=("compact",), min_length=1)
     weights: tuple[str, ...] = ()
     store: Path = Field(default_factory=lambda: default_state_dir("server") / "embeddings.db")
     durability: Literal["process", "power"] = "process"

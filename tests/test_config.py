@@ -52,6 +52,21 @@ def test_a_bad_value_is_named_with_what_is_legal(tmp_path: Path, text: str, told
         load(ClientSettings, file)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("encoders = []", r"encoders = \[\].*at least 1 item"),
+        ("[refiner]\nreplay_mb = inf", "replay_mb = inf.*less than or equal to 1000000"),
+        ("[refiner]\njudged_windows = 40", "judged_windows = 40.*greater than or equal to 48"),
+    ],
+)
+def test_a_server_is_not_started_with_what_it_cannot_do(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        load(ServerSettings, file)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
         load(ClientSettings, tmp_path / "none.toml")

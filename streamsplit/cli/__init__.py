@@ -64,7 +64,7 @@ def options(
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
-    for noisy in ("asyncio", "matplotlib", "PIL", "grpc"):
+    for noisy in ("asyncio", "matplotlib", "PIL", "grpc", "tensorboard"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if version:
         out.print(f"streamsplit {__version__}")

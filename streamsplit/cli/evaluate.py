@@ -106,6 +106,7 @@ def evaluate(
             )
     if quality:
         require_paths(next(iter(versions.values())))
+        make_folder(quality.parent)
     make_folder(out_dir)
     with progress_bar("listening") as update:
         tracks = [track_of(recording, front_end.sample_rate_hz) for recording in recordings]

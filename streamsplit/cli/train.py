@@ -41,7 +41,7 @@ def train(
     seed: Annotated[int, typer.Option(help="everything random follows from it")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="a minute's worth, to see that it works")] = False,
     most_windows: Annotated[
-        int, typer.Option(help="kept in memory, 6 KiB each; of more sound a random part")
+        int, typer.Option(min=64, help="kept in memory, 6 KiB each; of more sound a random part")
     ] = 65_536,
     checkpoint_steps: Annotated[int, typer.Option(help="steps between savings of the progress")] = 50,
     learning_rate: Annotated[float, typer.Option(help="at its highest")] = 2e-3,

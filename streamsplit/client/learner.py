@@ -185,18 +185,18 @@ class Learner:
         due = settings.difference_windows and self._since_difference >= settings.difference_windows
         if due and self._trainer and self._trainer.updates and self._is_newest():
             self._since_difference = 0
-            answer = self._trainer.ask(lambda learner: (learner.version, learner.difference()))
+            answer = self._trainer.ask(
+                lambda learner: (learner.version, learner.difference(), learner.learned)
+            )
             loop = asyncio.get_running_loop()
             answer.add_done_callback(lambda done: loop.call_soon_threadsafe(self._send_difference, done))
 
     def _send_difference(self, answer: Future[Any]) -> None:
         try:
-            base, difference = answer.result()
+            base, difference, learned = answer.result()
             if base.id != self._version.id or not difference:
                 return
-            packed = pack_device_difference(
-                difference, base, self._device, max(1, self._settings.difference_windows)
-            )
+            packed = pack_device_difference(difference, base, self._device, max(1, learned))
         except (StreamSplitError, ValueError, RuntimeError) as error:
             logger.error("what was learned is not sent: %s", error)
             return

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,15 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder, and those above it.
+    """Makes a folder, and those above it; fails now, not after an hour's work.
 
     Raises:
-        StorageError: it cannot be made, or is a file.
+        StorageError: it cannot be made, is a file, or nothing can be written in it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{path}: cannot be made: {error.strerror}") from None
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written to: {error.strerror}") from None
 
 
 START_S = 60.0

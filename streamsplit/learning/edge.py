@@ -291,6 +291,11 @@ class EdgeLearner:
             self.shadow.settle(self.recent.mel(some) for some in torch.split(ages, _SETTLED_WITH))
         return self.shadow.difference()
 
+    @property
+    def learned(self) -> int:
+        """Pairs of windows that it has learned from since the version served now: what its difference is worth."""
+        return self.counters.since_rebase * self.settings.batch * self.settings.accumulate
+
     def rebase(self, version: Version) -> None:
         """Goes on from a newly served version: its weights, plus what was learned here and not `sent`.
 

@@ -26,7 +26,7 @@ from streamsplit.server.service import StreamSplitService
 from streamsplit.server.store import EmbeddingStore
 from streamsplit.server.synchronisation import Synchronisation
 from streamsplit.server.tail import Tail
-from streamsplit.server.versions import ServedVersion, serve
+from streamsplit.server.versions import ServedVersion, serve, torch_device
 from streamsplit.wire.v1 import streamsplit_pb2 as pb
 from streamsplit.wire.v1 import streamsplit_pb2_grpc as pb_grpc
 
@@ -95,6 +95,7 @@ async def running(
     _open_store(settings).close()  # fail now, not at the first window
     publications = None
     if settings.refine:
+        torch_device(settings.refiner.compute)
         publications, versions = refining.begin(settings, versions)
     served = serve(versions, settings.compute)
     service = StreamSplitService(settings, served, identifier(security))

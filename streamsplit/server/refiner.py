@@ -52,6 +52,7 @@ from streamsplit.server.refining_round import (
     recent_windows,
     refiner_of,
 )
+from streamsplit.server.versions import torch_device
 
 logger = logging.getLogger(__name__)
 
@@ -337,7 +338,7 @@ def run(settings: ServerSettings, stop: Callable[[], bool]) -> None:
     """Refines the first encoder of these settings until told to stop; of several processes (`refining_ranks`) the first is told.
 
     Raises:
-        ConfigError: another refiner has the state folder, or the settings do not suit so many processes.
+        ConfigError: another refiner has the state folder, the settings do not suit so many processes, or it cannot compute where it is to.
         StreamSplitError: it cannot go on.
     """
     refiner = settings.refiner
@@ -345,6 +346,7 @@ def run(settings: ServerSettings, stop: Callable[[], bool]) -> None:
         os.nice(refiner.nice)
     torch.set_num_threads(refiner.threads)
     with together(refiner):
+        torch_device(refiner.compute)
         if not leads():
             follow(Publications(refiner.state_dir / PUBLISHED), refiner)
             return

@@ -64,7 +64,7 @@ class ServedVersion:
     def __init__(self, version: Version, compute: str = "cpu") -> None:
         self.version = version
         self.description = EncoderVersion(version.id, version.encoder.name, version.front_end.fingerprint)
-        self._compute = _torch_device(compute)
+        self._compute = torch_device(compute)
         self._encoder = version.encoder.to(self._compute)
         self._log_mel = LogMel(version.front_end)
         self._most: dict[tuple[int, Codec], int] = {}
@@ -174,7 +174,12 @@ def serve(versions: Iterable[Version], compute: str) -> dict[str, ServedVersion]
     return {version.id: ServedVersion(version, compute) for version in versions}
 
 
-def _torch_device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """Torch's device of this name.
+
+    Raises:
+        ConfigError: no such device, or it does not work here.
+    """
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

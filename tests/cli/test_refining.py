@@ -164,3 +164,17 @@ def test_rollback_says_in_one_line_that_there_is_no_version_before(
     told = mistaken("versions", "--state-dir", tmp_path, "rollback")
     assert told == f"streamsplit: {tmp_path / PUBLISHED}: rollback: no version before the newest is there\n"
     assert publications.current() == before
+
+
+@pytest.mark.parametrize("command", ["refine", "server --refine --listen 127.0.0.1:0"])
+def test_where_it_cannot_compute_is_said_in_one_line(
+    tmp_path: Path, mistaken: Callable[..., str], command: str
+) -> None:
+    """Before the server starts a refiner that would die again and again."""
+    settings = tmp_path / "server.toml"
+    settings.write_text(
+        f'store = "{tmp_path}/e.db"\n[refiner]\ncompute = "banana"\nstate_dir = "{tmp_path}/state"\n'
+    )
+    told = mistaken(*command.split(), "--config", settings)
+    assert "compute = 'banana': expected cpu, cuda" in told
+    assert "Traceback" not in told

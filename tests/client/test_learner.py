@@ -19,6 +19,8 @@ from streamsplit.config import ClientSettings, LearnerSettings, RefinerSettings,
 from streamsplit.encoders.checkpoint import save
 from streamsplit.encoders.version import Version
 from streamsplit.errors import ConfigError, PayloadError
+from streamsplit.learning.device_difference import device_difference
+from streamsplit.learning.edge_settings import STEP_PAIRS
 from streamsplit.learning.memory_file import unpack
 from streamsplit.learning.upgrade import make_upgrade
 from streamsplit.server.app import running
@@ -182,7 +184,8 @@ async def test_what_is_offloaded_teaches_a_device_its_own_embedding(
             taught = learner._insight.disagreement.learned
             assert taught == (60 if split == 0 else 0)
     assert heard[0].shape == heard[4].shape == (60, 128)
-    assert float((heard[0] * heard[4]).sum(1).min()) > 0.99, "only roundings apart"
+    alike = (heard[0] @ heard[4].T).max(1).values  # answers may overtake each other
+    assert float(alike.min()) > 0.99, "only roundings apart"
     with EmbeddingStore(told.store, read_only=True) as store:
         dense = sorted(store.iterate(device="at-0"), key=lambda row: row.sequence)
     stored = np.stack([row.embedding for row in dense])
@@ -203,7 +206,10 @@ async def test_what_was_learned_reaches_the_refiners_inbox(
             if list(inbox.glob("*.difference")):
                 break
             await asyncio.sleep(0.1)
-    assert len(list(inbox.glob("*.difference"))) == 1
+    (sent,) = inbox.glob("*.difference")
+    told_windows = device_difference(sent.read_bytes(), compact).windows
+    assert told_windows > 0
+    assert told_windows % STEP_PAIRS == 0, "whole steps' pairs, not a setting"
     assert VersionStore(tmp_path / "device").beside("training", compact).is_file()
 
 

@@ -79,6 +79,18 @@ def test_neighbours_that_are_alike_count_less() -> None:
     assert sticky._independence < 0.3 < 0.7 < shuffled._independence
 
 
+def test_copies_of_a_window_wear_a_component_down_less_where_neighbours_are_known_to_be_alike() -> None:
+    moved = {}
+    for stay in (0.0, 0.95):
+        memory = heard(stream(20, 4000, stay=stay).z, replace(RAW, components=1, refit_every=10**9))
+        before, copy = memory.means[0].clone(), stream(1, 1, seed=9).z
+        memory.update(copy.expand(200, -1).clone())
+        way = copy[0] - before
+        moved[stay] = float((memory.means[0] - before) @ way / (way @ way))
+    assert moved[0.0] > 0.55
+    assert moved[0.95] < 0.45  # 0.87 if each counted as one: 1 - 0.99^200
+
+
 def test_a_single_component_is_the_mean_and_variance_of_all() -> None:
     z = stream(6, 3000).z
     memory = heard(z, MemorySettings(components=1, centred=False, step=1e-6))
