@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +63,19 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "streamsplit": __version__,
+        "commit": commit(),
     }
+
+
+def commit() -> str | None:
+    """What is checked out here, "-dirty" where files were changed; None where that cannot be told."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def main(
@@ -140,5 +152,6 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "python -m benchmarks"
-    typer.run(main)
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    app(prog_name="python -m benchmarks")

@@ -54,6 +54,18 @@ def keys_token(
     _print_paths(keys.make_token(devices, device, out_file or Path(f"{device}.token")))
 
 
+@keys_app.command("remove")
+def keys_remove(
+    devices: Annotated[Path, typer.Argument(help="the server's JSON of devices")],
+    device: Annotated[str, typer.Argument(help="the device's name")],
+) -> None:
+    """Take a device off the list, lost or stolen: token and certificate are refused from the server's next start on."""
+    from streamsplit.server import keys
+
+    keys.remove_device(devices, device)
+    out.print(f"{device} is not on the list {devices} any more; restart the server", soft_wrap=True)
+
+
 def _print_paths(paths: Any) -> None:
     for path in paths:
         out.print(f"wrote {path}", soft_wrap=True)

@@ -133,8 +133,3 @@ class EdgeCounters:
     piece: int = 0
     used: int = 0
     since_rebase: int = 0
-
-    @property
-    def silent_share(self) -> float:
-        """Of all windows heard, how many were gated: 0..1."""
-        return self.silent / max(1, self.heard)

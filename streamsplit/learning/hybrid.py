@@ -240,16 +240,3 @@ def smoothness(embeddings: Tensor, ties: Tensor, weights: Tensor, neighbours: in
         )
     apart = (embeddings[ties[0]] - embeddings[ties[1]]).square().sum(1)
     return (weights.to(embeddings) * apart).sum() / max(1, len(embeddings) * neighbours)
-
-
-def temporal_partners(start_s: Tensor, stream: Tensor, within_s: float, generator: torch.Generator) -> Tensor:
-    """A positive for every window: another of its stream at most `within_s` away, by chance; itself where there is none.
-
-    Returns:
-        [N] indices.
-    """
-    near = (stream[:, None] == stream) & ((start_s[:, None] - start_s).abs() <= within_s)
-    near = near.fill_diagonal_(False)
-    near |= torch.diag(~near.any(1))
-    drawn = torch.rand(near.shape, generator=generator, device=generator.device).to(near.device)
-    return torch.where(near, drawn, -1.0).argmax(1)

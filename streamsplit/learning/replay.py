@@ -121,21 +121,6 @@ class ReplayReader:
         )
         return [_window(row) for row in rows]
 
-    def sample_pairs(
-        self,
-        count: int,
-        within_s: float,
-        generator: torch.Generator,
-        versions: Collection[str] | None = None,
-    ) -> list[tuple[BufferedWindow, BufferedWindow]]:
-        """Windows as `sample` draws them, each with a positive: a neighbour of its kind by chance, itself where there is none."""
-        pairs = []
-        for window in self.sample(count, generator, versions):
-            near = [other for other in self.near(window, within_s) if other.kind == window.kind] or [window]
-            chosen = int(torch.randint(len(near), (1,), generator=generator, device=generator.device))
-            pairs.append((window, near[chosen]))
-        return pairs
-
     def newest(self, count: int) -> list[BufferedWindow]:
         """The `count` windows that arrived last, in order of arrival: fills a `TemporalBuffer` after a restart."""
         rows = self._fetch(f"SELECT {_COLUMNS} FROM windows ORDER BY id DESC LIMIT ?", (max(0, count),))

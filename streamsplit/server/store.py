@@ -107,14 +107,6 @@ class EmbeddingStore:
         table = "windows" if where else "embeddings"
         return int(self._fetch(f"SELECT COUNT(*) FROM {table}{where}", values)[0][0])
 
-    def contains(self, device: str, stream: str, sequence: int) -> bool:
-        """Whether a window is stored."""
-        found = self._fetch(
-            "SELECT 1 FROM streams s JOIN embeddings e ON e.stream_id = s.id WHERE s.device = ? AND s.stream = ? AND e.sequence = ?",
-            (device, stream, sequence),
-        )
-        return bool(found)
-
     def get(self, id: int) -> StoredWindow | None:
         """The window with this number, if there is one."""
         found = self._fetch(f"SELECT {COLUMNS} FROM windows WHERE id = ?", (id,))

@@ -167,7 +167,6 @@ def test_silent_windows_are_counted_but_not_learned_from(compact: Version) -> No
         assert learner.hear(codes(number), number * 0.96, silent=number % 3 == 0) == (number % 3 != 0)
     learner.step()
     assert (learner.counters.heard, learner.counters.silent, len(learner.recent)) == (12, 4, 8)
-    assert learner.counters.silent_share == pytest.approx(1 / 3)
 
 
 def test_the_inbox_overflows_at_its_end_counted(compact: Version) -> None:

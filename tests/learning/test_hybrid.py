@@ -25,7 +25,6 @@ from streamsplit.learning.hybrid import (
     share_means,
     sliced_spread,
     smoothness,
-    temporal_partners,
     temporal_ties,
 )
 
@@ -271,15 +270,6 @@ def test_the_same_generator_state_gives_the_same_loss() -> None:
     start_s, stream = in_a_row(20)
     one, again = (hybrid_loss(torch.tensor(0.0), unit(20), start_s, stream, chance(4)) for _ in range(2))
     assert all(torch.equal(one[name], again[name]) for name in one)
-
-
-def test_partners_are_other_windows_of_the_stream_within_reach() -> None:
-    start_s = torch.tensor([0.0, 1.0, 2.0, 9.0, 1.0], dtype=torch.float64)
-    stream = torch.tensor([0, 0, 0, 0, 1])
-    generator = chance()
-    drawn = [temporal_partners(start_s, stream, 1.5, generator).tolist() for _ in range(60)]
-    seen = [{partners[place] for partners in drawn} for place in range(5)]
-    assert seen == [{1}, {0, 2}, {1}, {3}, {4}]
 
 
 @pytest.mark.parametrize(

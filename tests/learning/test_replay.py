@@ -112,17 +112,6 @@ def test_only_windows_of_versions_that_can_still_be_unpacked_are_drawn(tmp_path:
         assert len(replay.sample(500, chance(), versions={"v1", "v2"})) == 100
 
 
-def test_pairs_are_neighbours_in_time_of_one_stream(tmp_path: Path) -> None:
-    with FeatureReplay(tmp_path / "r.db") as replay:
-        replay.add([window(sequence, stream=stream) for stream in "st" for sequence in range(20)])
-        replay.add([window(100, stream="alone")])
-        pairs = replay.sample_pairs(41, 1.5, chance())
-    assert len(pairs) == 41
-    for one, other in pairs:
-        assert one.stream == other.stream
-        assert abs(one.sequence - other.sequence) == (0 if one.stream == "alone" else 1)
-
-
 def test_near_is_in_order_of_time_without_the_window_itself(tmp_path: Path) -> None:
     with FeatureReplay(tmp_path / "r.db") as replay:
         replay.add([window(sequence) for sequence in (4, 2, 3, 9, 5)])

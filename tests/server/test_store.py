@@ -82,8 +82,6 @@ def test_the_same_sequence_of_another_stream_or_device_is_another_window(path: P
         assert store.insert([window(0), window(0, stream="t"), window(0, device="mac")]) == [True] * 3
         assert store.count(device="pi") == 2
         assert store.count(device="pi", stream="t") == 1
-        assert store.contains("mac", "s", 0)
-        assert not store.contains("mac", "t", 0)
         assert [(info.device, info.stream, info.windows) for info in store.streams()] == [
             ("pi", "s", 1),
             ("pi", "t", 1),
